@@ -1,0 +1,5 @@
+"""``python -m cifarnb``."""
+
+from cifarnb.cli import app
+
+app(prog_name="cifarnb")

@@ -1,0 +1,105 @@
+"""The command line: ``python -m cifarnb``, and ``cifarnb`` once installed."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="CIFAR-10 with a simple CNN, residual networks, and VGG-A with and without batch norm: a report and its runs.",
+)
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """End with exit code 2 and one line for what a user can mend; a traceback is for faults of ours."""
+    from cifarnb.config import ConfigError
+    from cifarnb.data import DataError
+
+    def show(message: Any, *_: Any, **__: Any) -> None:
+        typer.secho(f"cifarnb: {message}", err=True, fg="yellow", bold=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            yield
+        except (ConfigError, DataError) as error:
+            typer.secho(f"cifarnb: {error}", err=True, fg="red")
+            raise typer.Exit(2) from None
+
+
+@app.command(epilog="Example: cifarnb report --profile smoke --out /tmp/smoke")
+def report(
+    profile: Annotated[str, typer.Option(help="smoke, quick or full (the write-up's schedule).")] = "quick",
+    data: Annotated[
+        str | None, typer.Option(help="Overrides the profile's: auto, cifar10, synthetic, a folder, an .npz archive.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the report goes; by default reports/PROFILE.")] = None,
+    section: Annotated[
+        list[str] | None, typer.Option(help="Execute this section only; may be repeated. By default all.")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(help="Where the runs are kept; by default runs in the project.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="So many sections at a time, each in a process of its own.")] = 1,
+    timeout: Annotated[int | None, typer.Option(min=1, help="Seconds that a cell may take; by default no limit.")] = None,
+) -> None:
+    """Execute the sections and render them into one report.
+
+    Runs that exist are loaded, not trained again; one that was interrupted goes on from its last finished epoch.
+    """
+    from cifarnb.build import build_report
+
+    with _one_line_errors():
+        ok = build_report(profile, data, out, section, runs, jobs=jobs, timeout=timeout, say=typer.echo)
+    if not ok:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: cifarnb models --layers")
+def models(
+    layers: Annotated[bool, typer.Option("--layers", help="Also every layer with its output shape.")] = False,
+) -> None:
+    """Show every network: parameters, multiply-adds per image, and with --layers its layers."""
+    from tabulate import tabulate
+
+    from cifarnb import tables
+
+    def show(table: Any, align: tuple[str, ...]) -> None:
+        typer.echo(tabulate(table, "keys", "simple", showindex=False, disable_numparse=True, colalign=align))
+
+    show(tables.models(), ("left", "left", "right", "right"))
+    for name in tables.LABELS if layers else ():
+        typer.echo(f"\n{name}")
+        show(tables.layers(name).replace("**all**", "all"), ("left", "left", "right"))
+
+
+@app.command(epilog="Example: CIFARNB_DATA=~/cifar10.npz cifarnb data")
+def data(
+    data: Annotated[
+        str | None, typer.Option(help="auto, cifar10, synthetic, a folder in torchvision's layout, or an .npz archive.")
+    ] = None,
+) -> None:
+    """Show where the data comes from, its counts, fingerprint, mean and standard deviation."""
+    from cifarnb.data import channel_statistics, load
+
+    with _one_line_errors():
+        if data is not None:
+            os.environ.pop("CIFARNB_DATA", None)  # what is asked for here wins
+        dataset = load(data or "auto")
+    mean, std = channel_statistics(dataset.train_images)
+    typer.echo(f"source       {dataset.source}")
+    typer.echo(f"images       {len(dataset.train_images):,} train, {len(dataset.test_images):,} test")
+    typer.echo(f"classes      {', '.join(dataset.classes)}")
+    typer.echo(f"fingerprint  {dataset.fingerprint}")
+    typer.echo(f"mean         {', '.join(f'{value:.5f}' for value in mean)} (red, green, blue; training images, 0 to 1)")
+    typer.echo(f"std          {', '.join(f'{value:.5f}' for value in std)}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,107 @@
+"""What determines one training run: a frozen, strictly checked record of plain values."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from cifarnb.models import MODELS
+
+
+class ConfigError(ValueError):
+    """A parameter that does not exist, or whose value is not allowed; the message names both."""
+
+
+def read_number(value: object) -> object:
+    """A number that YAML 1.1 read as text (``1e-3`` has no dot) as the number meant; anything else as it is."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+def _check_model(name: str) -> str:
+    if name not in MODELS:
+        raise ValueError(f"should be one of {', '.join(MODELS)}")
+    return name
+
+
+Number = Annotated[float, BeforeValidator(read_number)]
+
+
+class Config(BaseModel):
+    """The configuration of one run.  ``data`` and ``device`` say where it happens, all else what is computed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: Annotated[str, AfterValidator(_check_model)]  # a name of cifarnb.models.MODELS
+    data: str = "auto"  # auto, cifar10, synthetic, or the path of a folder or an .npz archive
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of the initial weights, the order of the images, the augmentation
+    epochs: Annotated[int, Field(ge=1)] = 1  # passes over the training images
+    train_size: Annotated[int, Field(ge=0)] = 0  # train on the first so many images; 0: on all
+    test_size: Annotated[int, Field(ge=0)] = 0  # test on the first so many images; 0: on all
+    batch_size: Annotated[int, Field(ge=1)] = 128  # images per step
+    augment: bool = False  # random crop with padding 4, and horizontal flip
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Annotated[Number, Field(gt=0)] = 1e-3  # learning rate, at its highest under a schedule
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9  # of SGD
+    nesterov: bool = False  # Nesterov's momentum, in SGD
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
+    schedule: Literal["none", "cosine", "one_cycle"] = "none"  # cosine: per epoch, to 0; one_cycle: per step
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "Config":
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov needs optimizer sgd and a momentum above 0")
+        return self
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, type(self).model_fields)) from None
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any], **values: Any) -> "Config":
+        """The config whose fields are found by name among ``parameters`` (a notebook's ``globals()``, say).
+
+        ``values`` come first.  Names that are no field are left alone.  Raises ConfigError on a value that is not
+        allowed.
+        """
+        found = {name: parameters[name] for name in cls.model_fields if name in parameters}
+        return cls(**(found | values))
+
+    def replace(self, **changes: Any) -> "Config":
+        """A copy with some fields changed, checked again."""
+        return type(self)(**(self.model_dump() | changes))
+
+    def computed(self) -> dict[str, Any]:
+        """The fields that determine the result: all but where it happens."""
+        return {k: v for k, v in self.model_dump().items() if k not in ("data", "device")}
+
+
+def explain(error: ValidationError, names: Iterable[str] = ()) -> str:
+    """One line for all faults of a pydantic error: each with the field's name, what is allowed, and what came."""
+    faults = []
+    for fault in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            faults.append(unknown_name(where, names))
+            continue
+        what = fault["msg"].removeprefix("Value error, ")
+        what = what[0].lower() + what[1:]
+        faults.append(f"{where}: {what}, but it is {fault['input']!r}" if where else what)
+    return "; ".join(faults)
+
+
+def unknown_name(name: str, allowed: Iterable[str]) -> str:
+    """One line for a name that does not exist: the nearest that does, and all of them."""
+    allowed = list(allowed)
+    near = difflib.get_close_matches(name, allowed, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"{name}: unknown{hint}; allowed: {', '.join(allowed)}"
+

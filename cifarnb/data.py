@@ -1,0 +1,276 @@
+"""CIFAR-10 as uint8 tensors with a fingerprint; the batches of an epoch; augmentation."""
+
+import contextlib
+import hashlib
+import os
+import threading
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.datasets import CIFAR10
+from torchvision.datasets.utils import check_integrity
+
+from cifarnb.synthetic import CLASSES as SYNTHETIC_CLASSES
+from cifarnb.synthetic import make_synthetic
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PADDING = 4  # pixels on every side, for the random crop
+NETWORK_TIMEOUT = 8  # seconds until the download site counts as out of reach
+
+# Archives that are CIFAR-10 but not bit for bit, by fingerprint: how they differ stands in every report made on them.
+KNOWN_COPIES = {
+    "e9b9c8f27eb33311137a28fcb539d98b9bbcc95d0b91f9ea7e85dd62b5444281": (
+        "CIFAR-10 in a copy of which 59,907 of the 60,000 images are bit for bit the originals; the other 93 "
+        "(77 train, 16 test) were decoded from JPEG, which can move a test accuracy by at most 0.16 points"
+    ),
+}
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and the fault."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images (N, 32, 32, 3) in uint8 and labels (N,) in int64, on the CPU, in the order of their source."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+    source: str  # what it is and where it came from, in words
+    canonical: bool  # checked to be the original CIFAR-10
+    fingerprint: str  # SHA-256 of the images' bytes (train, then test), then the labels' as uint8
+
+    @property
+    def is_cifar10(self) -> bool:
+        """Whether it is the original CIFAR-10 or a known copy of it."""
+        return self.canonical or self.fingerprint in KNOWN_COPIES
+
+
+def cache_folder() -> Path:
+    """Where CIFAR-10 is kept: $XDG_CACHE_HOME/cifarnb, by default ~/.cache/cifarnb."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifarnb"
+
+
+def resolve(data: str = "auto") -> str:
+    """What ``data`` means here: ``cifar10``, ``synthetic`` or a path.
+
+    ``CIFARNB_DATA`` says where this machine has CIFAR-10: it stands in for ``auto`` and ``cifar10``.  Without it
+    ``auto`` is the cache (torchvision's layout or ``cifar10.npz``), else the download if its site answers, else
+    ``synthetic``, with a warning.
+    """
+    if data in ("auto", "cifar10"):
+        data = os.environ.get("CIFARNB_DATA") or data
+    if data != "auto":
+        return data
+    if _damage(cache_folder()) is None:
+        return "cifar10"
+    if (archive := cache_folder() / "cifar10.npz").exists():
+        return str(archive)
+    if _download_site_answers():
+        return "cifar10"
+    warnings.warn(
+        f"NO CIFAR-10: none in {cache_folder()}, and no network to download it. Going on with SYNTHETIC images: the "
+        "numbers that follow say nothing about CIFAR-10. To use real data, pass data (or CIFARNB_DATA) a path.",
+        stacklevel=2,
+    )
+    return "synthetic"
+
+
+def load(data: str = "auto") -> Dataset:
+    """The data set that ``data`` names: ``auto`` (see ``resolve``), ``cifar10``, ``synthetic``, a folder or an ``.npz``.
+
+    Raises DataError with one line that names the file and the fault.
+    """
+    data = resolve(data)
+    if data == "synthetic":
+        arrays = make_synthetic()
+        return _dataset(arrays, "synthetic images, not CIFAR-10: no accuracy here says anything about CIFAR-10",
+                        classes=SYNTHETIC_CLASSES)  # fmt: skip
+    if data == "cifar10":
+        folder = cache_folder()
+        if _damage(folder) is not None:
+            _download(folder)
+        return _load_folder(folder)
+    path = Path(data).expanduser()
+    try:
+        if path.is_dir():
+            return _load_folder(path.parent if path.name == CIFAR10.base_folder else path)
+        if path.is_file():
+            return _load_archive(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    choices = "auto, cifar10, synthetic, a folder in torchvision's layout, or an .npz archive"
+    raise DataError(f"{path}: no such file or folder; data is {choices}")
+
+
+def _download(folder: Path) -> None:
+    if not _download_site_answers():
+        raise DataError(
+            f"CIFAR-10 is not in {folder}, and it cannot be downloaded: no answer from {CIFAR10.url} within "
+            f"{NETWORK_TIMEOUT} s. Put {CIFAR10.filename} into that folder, or pass data (or CIFARNB_DATA) a path."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        CIFAR10(folder, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{folder}: CIFAR-10 could not be downloaded ({error})") from None
+
+
+def _download_site_answers() -> bool:
+    """Whether the download site answers in time; in a thread, because a look-up of its name knows no time limit."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        request = urllib.request.Request(CIFAR10.url, method="HEAD")
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT):
+            answered.set()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(NETWORK_TIMEOUT)
+    return answered.is_set()
+
+
+def _damage(folder: Path) -> str | None:
+    """What keeps a folder from being CIFAR-10 in torchvision's layout; None if all its files have the canonical MD5."""
+    base = folder / CIFAR10.base_folder
+    files = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
+    for name, md5 in files:
+        if not (base / name).is_file():
+            return f"{base / name}: missing; a folder in torchvision's layout is expected"
+        if not check_integrity(base / name, md5):
+            return f"{base / name}: its MD5 is not the canonical one; damaged or not CIFAR-10, so it is not unpickled"
+    return None
+
+
+def _load_folder(folder: Path) -> Dataset:
+    if damage := _damage(folder):
+        raise DataError(damage)
+    with warnings.catch_warnings():
+        # The originals were pickled by a NumPy so old that newer ones warn about their dtype.
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
+        train, test = CIFAR10(folder, train=True), CIFAR10(folder, train=False)
+    arrays = (train.data, np.array(train.targets), test.data, np.array(test.targets))
+    return _dataset(arrays, "CIFAR-10 (all files have the canonical MD5)", canonical=True)
+
+
+def _load_archive(path: Path) -> Dataset:
+    names = ("x_train", "y_train", "x_test", "y_test")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if missing := [name for name in names if name not in archive]:
+                raise DataError(f"{path}: has no array {', '.join(missing)}; expected are {', '.join(names)}")
+            arrays = [archive[name] for name in names]
+    except DataError:
+        raise
+    except PermissionError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # what zipfile and NumPy raise on a damaged archive has no common base
+        raise DataError(f"{path}: not a whole .npz archive of plain arrays ({error})") from None
+    for name, array in zip(names, arrays, strict=True):
+        if fault := _fault(array, is_images=name.startswith("x")):
+            raise DataError(f"{path}: {name} {fault}")
+    for part in ("train", "test"):
+        images, labels = (len(arrays[names.index(f"{kind}_{part}")]) for kind in "xy")
+        if images != labels:
+            raise DataError(f"{path}: x_{part} has {images} images but y_{part} has {labels} labels")
+    return _dataset(tuple(arrays), f"the archive {path.name}, not checked to be the original CIFAR-10")
+
+
+def _fault(array: np.ndarray, is_images: bool) -> str | None:
+    if is_images:
+        if array.dtype != np.uint8:
+            return f"has dtype {array.dtype}; expected is uint8"
+        if array.ndim != 4 or array.shape[1:] != (32, 32, 3) or not len(array):
+            return f"has shape {array.shape}; expected is (N, 32, 32, 3)"
+        return None
+    if not np.issubdtype(array.dtype, np.integer):
+        return f"has dtype {array.dtype}; expected is uint8"
+    if array.ndim != 1 or not len(array):
+        return f"has shape {array.shape}; expected is (N,)"
+    if array.min() < 0 or array.max() > 9:
+        return f"has labels from {array.min()} to {array.max()}; expected are 0 to 9"
+    return None
+
+
+def _dataset(
+    arrays: tuple[np.ndarray, ...], source: str, *, classes: tuple[str, ...] = CIFAR10_CLASSES, canonical: bool = False
+) -> Dataset:
+    x_train, y_train, x_test, y_test = arrays
+    digest = hashlib.sha256()
+    for array in (x_train, x_test, y_train.astype(np.uint8), y_test.astype(np.uint8)):
+        digest.update(np.ascontiguousarray(array).data)
+    fingerprint = digest.hexdigest()
+    return Dataset(
+        train_images=torch.from_numpy(np.ascontiguousarray(x_train)),
+        train_labels=torch.from_numpy(y_train.astype(np.int64)),
+        test_images=torch.from_numpy(np.ascontiguousarray(x_test)),
+        test_labels=torch.from_numpy(y_test.astype(np.int64)),
+        classes=classes,
+        source=KNOWN_COPIES.get(fingerprint, source),
+        canonical=canonical,
+        fingerprint=fingerprint,
+    )
+
+
+def normalize(images: Tensor) -> Tensor:
+    """(N, 32, 32, 3) uint8 → (N, 3, 32, 32) float32 with mean and standard deviation 0.5, channels last in memory."""
+    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of red, green and blue, 0 to 1, of images (N, 32, 32, 3) in uint8."""
+    # From the counts of the 256 values: exact, and without a copy of all images as float.
+    counts = torch.stack([images[..., channel].flatten().bincount(minlength=256) for channel in range(3)]).double()
+    values = torch.arange(256, dtype=torch.float64) / 255
+    share = counts / counts.sum(1, keepdim=True)  # (3, 256)
+    mean = share @ values
+    return mean.tolist(), (share @ values.square() - mean.square()).sqrt().tolist()
+
+
+def pad(images: Tensor) -> Tensor:
+    """(N, 32, 32, 3) → (N, 40, 40, 3), black around, as the random crop wants it."""
+    return F.pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """The random numbers of one epoch; from seed and epoch alone, so that a resumed run draws the same ones."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
+
+
+def batches(
+    images: Tensor, labels: Tensor, batch_size: int, generator: torch.Generator, *, augment: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch in random order: normalised images (B, 3, 32, 32) and labels (B,), the last batch perhaps smaller.
+
+    With ``augment`` the images come padded, (N, 40, 40, 3), and each is cropped at random and flipped with
+    probability ½; without, (N, 32, 32, 3).  The random numbers are drawn on the CPU, once an epoch: they are the same
+    for every device.
+    """
+    n, device = len(images), images.device
+    order = torch.randperm(n, generator=generator)
+    crops = torch.randint(0, 2 * PADDING + 1, (2, n), generator=generator)  # top and left edge
+    flips = torch.rand(n, generator=generator) < 0.5
+    order, crops, flips = (t.to(device, non_blocking=True) for t in (order, crops, flips))
+    # A view, (N, 9, 9, 3, 32, 32): every window of every image; indexing it gathers and crops in one pass.
+    windows = images.unfold(1, 32, 1).unfold(2, 32, 1) if augment else None
+    for start in range(0, n, batch_size):
+        chosen = order[start : start + batch_size]
+        if windows is None:
+            batch = images[chosen]
+        else:
+            top, left = crops[:, start : start + batch_size]
+            batch = windows[chosen, top, left]  # (B, 3, 32, 32)
+            flip = flips[start : start + batch_size, None, None, None]
+            batch = torch.where(flip, batch.flip(-1), batch).permute(0, 2, 3, 1)
+        yield normalize(batch), labels[chosen]

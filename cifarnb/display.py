@@ -1,0 +1,75 @@
+"""Show figures and tables in a notebook, with the caption, alt text and name that the report needs."""
+
+import base64
+import io
+import os
+import re
+
+import pandas as pd
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from cifarnb.runs import Run
+
+_BOLD = re.compile(r"\*\*(.+?)\*\*")
+DPI = 200  # twice the pixels of the size it is shown at, for sharp screens and print
+
+
+def show_figure(figure: Figure, name: str, caption: str, alt: str) -> None:
+    """Display a figure with its caption below.
+
+    ``name`` is what the report's links and its image file are called by, ``alt`` says to a reader who cannot see the
+    figure what it shows.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    width, height = (round(inches * DPI / 2) for inches in figure.get_size_inches())
+    display(
+        {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt},
+        metadata={
+            "image/png": {"width": width, "height": height, "alt": alt},
+            "cifarnb": {"kind": "figure", "name": name, "caption": caption},
+        },
+        raw=True,
+    )
+    _show_caption(caption)
+
+
+def show_table(table: pd.DataFrame, name: str, caption: str) -> None:
+    """Display a table of text cells, without its index, with its caption above; numbers stand on the right."""
+    _show_caption(caption)
+    columns = [table[column].astype(str) for column in table]
+    align = ["right" if cells.map(_is_number).all() else "left" for cells in columns]
+
+    def as_text(style: str) -> str:
+        return str(tabulate(table, "keys", style, showindex=False, disable_numparse=True, colalign=align))
+
+    display(
+        {
+            "text/html": _BOLD.sub(r"<strong>\1</strong>", as_text("html")),
+            "text/markdown": as_text("pipe"),
+            "text/plain": _BOLD.sub(r"\1", as_text("simple")),
+        },
+        metadata={"cifarnb": {"kind": "table", "name": name, "caption": caption}},
+        raw=True,
+    )
+
+
+def weights_path(run: Run) -> str:
+    """Where a run's weights are, seen from the working directory, for a link in a notebook."""
+    return os.path.relpath(run.path / "weights.safetensors")
+
+
+def show_weights(run: Run) -> None:
+    """Display a link to the weights; the report turns it into one to its own copy."""
+    display(Markdown(f"Weights after the last epoch: [{run.config.model}.safetensors]({weights_path(run)})"))
+
+
+def _show_caption(caption: str) -> None:
+    # The report has the caption from the figure's or table's own metadata; this one is for JupyterLab.
+    display(Markdown(f"*{caption}*"), metadata={"cifarnb": {"kind": "caption"}})
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[-−+±]?[\d.,]+( ?(%|s|±.*))?|–|", cell) is not None

@@ -1,0 +1,92 @@
+"""The words around the sections: banner, front page and provenance, in Markdown, from the summary."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cifarnb import tables
+from cifarnb.report import Section
+from cifarnb.runs import Run, describe_origin
+
+TITLE = "CIFAR-10: a simple CNN, residual networks, and why batch normalization helps"
+
+
+def banner(summary: Mapping[str, Any], sections: Sequence[Section]) -> list[str]:
+    """What a reader must know before anything else, a line each."""
+    notices = []
+    ran = [network for network in summary["networks"] if network["final_accuracy"]]
+    if summary["profile"] != "full":
+        notices.append(
+            f"**Profile {summary['profile']}: the schedule is shortened.** These runs show that everything works and "
+            "which way the numbers go; they are not the write-up's experiment (that is the profile full)."
+        )
+        fewer = [f"{n['label']} {n['train_images']:,}" for n in ran if n["train_images"] < summary["data"]["train_images"]]
+        if fewer:
+            notices.append(
+                f"Trained on fewer than the {summary['data']['train_images']:,} training images: {', '.join(fewer)}."
+            )
+    if not summary["data"]["cifar10"]:
+        notices.append(f"**The data is not known to be CIFAR-10:** {summary['data']['source']}.")
+    if diverged := [network["label"] for network in ran if network["diverged"]]:
+        notices.append(f"**Diverged:** {', '.join(diverged)}.")
+    for status, words in {"failed": "failed", "timeout": "ran out of time", "not run": "did not run"}.items():
+        if names := [section.name for section in sections if section.status == status]:
+            notices.append(f"**Sections that {words}:** {', '.join(names)}.")
+    return notices
+
+
+def front_page(summary: Mapping[str, Any]) -> str:
+    """The verdict in a few lines, and the small table."""
+    judged = [claim for claim in summary["claims"] if claim["agrees"] is not None]
+    agreeing = sum(claim["agrees"] for claim in judged)
+    ran = [network for network in summary["networks"] if network["final_accuracy"]]
+    lines = []
+    if ran:
+        best = max(ran, key=lambda network: network["final_accuracy"]["mean"])
+        lines.append(
+            f"**Best network:** {best['label']} with {best['parameters']:,} parameters reaches "
+            f"**{tables.accuracy(best)}** test accuracy after its last epoch (test error "
+            f"{tables.percent(1 - best['final_accuracy']['mean'])})."
+        )
+    lines.append(
+        f"**The write-up's conclusions:** {agreeing} of the {len(judged)} that were measured come out the same here"
+        + (f"; {left} were not measured." if (left := len(summary["claims"]) - len(judged)) else ".")
+    )
+    lines += [f"Does not agree: {c['claim']} Here: {c['evidence']}." for c in judged if not c["agrees"]]
+    lines.append(f"**Data:** {summary['data']['source']}.")
+    columns = ["network", "parameters", "reported", "here, last epoch", "here, best epoch"]
+    table = tables.networks(summary)[columns].to_markdown(index=False, disable_numparse=True, colalign=_ALIGN)
+    return "\n\n".join([*lines, table])
+
+
+_ALIGN = ("left", "right", "right", "right", "right")
+
+
+def provenance(summary: Mapping[str, Any], runs: Sequence[Run]) -> str:
+    """Data, software and machine of this report, and every run in it."""
+    origin, data = describe_origin(), summary["data"]
+    versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
+    facts = [
+        f"- Profile: `{summary['profile']}`",
+        f"- Data: {data['source']}; {data['train_images']:,} train and {data['test_images']:,} test images",
+        f"- Fingerprint of the data (SHA-256 of images and labels): `{data['fingerprint']}`",
+        f"- Rendered from commit {commit(origin)} with {versions}",
+    ]
+    rows = [
+        "| run | seed | lr | epochs | device | precision | commit | finished (UTC) | wall time |",
+        "|:--|--:|--:|--:|:--|:--|:--|:--|--:|",
+    ]
+    for run in runs:
+        made = run.provenance
+        rows.append(
+            f"| `{run.name}` | {run.config.seed} | {run.config.lr:g} | {len(run.history)} | {made['device_name']} "
+            f"| {made['precision']} | {commit(made)} | {made['finished'][:16].replace('T', ' ')} "
+            f"| {made['wall_seconds']:,.0f} s |"
+        )
+    return "\n".join([*facts, "", *(rows if runs else ["No run is finished."])])
+
+
+def commit(origin: Mapping[str, Any]) -> str:
+    """A commit's short name, and whether there were changes beside it."""
+    if not origin["git_commit"]:
+        return "unknown"
+    return f"`{origin['git_commit'][:10]}`" + (" with uncommitted changes" if origin["git_dirty"] else "")

@@ -1,0 +1,25 @@
+"""What a trained network does on the test images."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifarnb.data import normalize
+from cifarnb.hardware import autocast
+
+EVALUATION_BATCH = 1000  # a constant, so that rounding does not depend on the training's batch size
+
+
+def predict(model: nn.Module, images: Tensor, precision: str) -> Tensor:
+    """Logits (N, 10) in float32, on the images' device, of images (N, 32, 32, 3) in uint8; leaves the model in eval mode."""
+    model.eval()
+    with torch.inference_mode(), autocast(images.device, precision):
+        return torch.cat([model(normalize(part)).float() for part in images.split(EVALUATION_BATCH)])
+
+
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy (0 to 1) on images (N, 32, 32, 3) in uint8 and labels (N,)."""
+    logits = predict(model, images, precision)
+    loss = F.cross_entropy(logits, labels).item()
+    accuracy = (logits.argmax(1) == labels).float().mean().item()
+    return loss, accuracy

@@ -1,0 +1,108 @@
+"""The networks of the report, by name, and what can be said of a network without training it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torchinfo
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from cifarnb.models.lenet import SimpleCNN
+from cifarnb.models.resnet import BasicBlock, ResNet
+from cifarnb.models.vgg import VGG
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "simple_cnn": SimpleCNN,
+    "resnet6": lambda: ResNet(blocks=(2, 2, 2), widths=(32, 64, 128)),
+    "resnet9": lambda: ResNet(blocks=(3, 3, 3), widths=(32, 64, 128)),
+    "vgg_a": lambda: VGG(batch_norm=False),
+    "vgg_a_bn": lambda: VGG(batch_norm=True),
+}
+
+LABELS = {  # what a reader is shown
+    "simple_cnn": "Simple CNN",
+    "resnet6": "ResNet, 6 blocks",
+    "resnet9": "ResNet, 9 blocks",
+    "vgg_a": "VGG-A",
+    "vgg_a_bn": "VGG-A + BN",
+}
+
+
+def build_model(name: str, seed: int = 0) -> nn.Module:
+    """The network of that name with initial weights drawn from ``seed``: (N, 3, 32, 32) → logits (N, 10).
+
+    The global random state is left as it was.  Raises KeyError for a name that is not in MODELS.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MODELS[name]()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def count_multiply_adds(model: nn.Module) -> int:
+    """Multiply-adds of convolutions and linear layers in one forward pass of one (3, 32, 32) image."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(torch.zeros(1, 3, 32, 32))
+    return counter.get_total_flops() // 2  # a multiply-add is two operations
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of a network's table."""
+
+    name: str  # "Conv2d(3→6, 5×5) + ReLU"
+    output_shape: tuple[int, ...]  # without the batch dimension
+    parameters: int
+
+
+def list_layers(model: nn.Module) -> list[Layer]:
+    """The layers in the order of execution; batch norm and activation stand with the layer they follow.
+
+    A residual block is one row.
+    """
+    layers: list[Layer] = []
+    inside = -1  # depth of the residual block whose inner layers are being passed over
+    for info in torchinfo.summary(model, (1, 3, 32, 32), verbose=0, depth=8).summary_list:
+        if inside >= 0 and info.depth > inside:
+            continue
+        inside = info.depth if isinstance(info.module, BasicBlock) else -1
+        if inside < 0 and not info.is_leaf_layer:
+            continue
+        shape, parameters = tuple(info.output_size[1:]), count_parameters(info.module)
+        if isinstance(info.module, nn.BatchNorm2d | nn.ReLU):
+            last = layers.pop()
+            layers.append(Layer(f"{last.name} + {info.class_name}", shape, last.parameters + parameters))
+        else:
+            layers.append(Layer(_describe(info.module), shape, parameters))
+    return layers
+
+
+def _describe(module: nn.Module) -> str:
+    match module:
+        case nn.Conv2d():
+            extras = [f"stride {module.stride[0]}"] if module.stride[0] > 1 else []
+            extras += [f"padding {module.padding[0]}"] if module.padding[0] else []
+            size = "×".join(map(str, module.kernel_size))
+            return f"Conv2d({', '.join([f'{module.in_channels}→{module.out_channels}', size, *extras])})"
+        case nn.Linear():
+            return f"Linear({module.in_features}→{module.out_features})"
+        case nn.MaxPool2d():
+            return f"MaxPool2d({module.kernel_size})"
+        case nn.AdaptiveAvgPool2d():
+            return f"AdaptiveAvgPool2d({module.output_size})"
+        case BasicBlock():
+            return f"BasicBlock({module.extra_repr()})"
+    return type(module).__name__
+
+
+def feature_maps(model: nn.Module, images: Tensor, nodes: list[str]) -> dict[str, Tensor]:
+    """The outputs of the named submodules for images (N, 3, 32, 32): name → (N, C, H, W).  The model is put in eval mode."""
+    with torch.no_grad():
+        return create_feature_extractor(model.eval(), return_nodes=nodes)(images)

@@ -1,0 +1,360 @@
+"""Executed notebooks → one HTML file and one Markdown file with its figures.
+
+nbconvert has no way to join notebooks, so the cells of all sections are first joined into one notebook, on which
+everything that the formats share is settled: what is left out, the numbers of figures and tables, cross-references.
+nbconvert then exports that notebook twice with the templates in ``templates/report``.
+"""
+
+import base64
+import hashlib
+import html
+import os
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import nbformat
+from latex2mathml.converter import convert as latex_to_mathml
+from nbconvert import HTMLExporter, MarkdownExporter
+from nbconvert.filters import strip_ansi
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath, MathBlockParser, MathInlineParser
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell, new_notebook
+
+TEMPLATES = Path(__file__).parent / "templates"
+SHOWN_TYPES = ("image/png", "text/html", "text/markdown", "text/plain")
+STATUS_TITLES = {"failed": "This section failed", "timeout": "This section ran out of time"}
+FENCED = r"^ {0,3}(?P<fence>```+|~~~+).*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)"
+CODE_SPAN = r"(?P<ticks>`+)(?:(?!\n\s*\n).)+?(?P=ticks)"
+REFERENCE = r"\{\{\s*(?P<kind>fig|table):(?P<name>[^{}]*?)\s*\}\}"
+LEADING_HEADINGS = re.compile(r"\s*(?:#{1,6}[ \t][^\n]*(?:\n\s*|$))+")
+HAN = r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
+CHINESE = re.compile(rf"\([^()<>]*{HAN}[^()<>]*\)|{HAN}(?:[^()<>&]*{HAN})?")  # a bracket with Chinese in it, or a run
+
+
+@dataclass(frozen=True)
+class Section:
+    """One executed (or not executed) notebook of the report."""
+
+    name: str  # file stem, e.g. "01_simple_cnn"
+    notebook: Path | None  # the executed notebook; None when it did not run
+    status: str  # "ok", "failed", "timeout", "not run"
+    error: str | None = None  # one line: what went wrong
+    seconds: float = 0.0
+
+
+def render(
+    sections: Sequence[Section], out: Path, *, title: str, banner: Sequence[str], front: str, provenance: str
+) -> tuple[Path, Path]:
+    """Write ``out/report.html``, ``out/report.md`` and ``out/figures/*.png``; return the two paths.
+
+    ``banner`` holds notices (inline Markdown) that the reader must know, ``front`` the Markdown of the front page and
+    ``provenance`` that of the closing section, which gets the heading "Provenance" if it brings none.
+    """
+    if not LEADING_HEADINGS.match(provenance):
+        provenance = f"# Provenance\n\n{provenance}"
+    cells = [_markdown_cell("front", front)]
+    for section in sections:
+        cells += _section_cells(section)
+    cells.append(_markdown_cell("provenance", provenance))
+    links = _number(cells)
+    banner = [_resolve(notice, links) for notice in banner]
+    _resolve_cells(cells, links)
+
+    book = new_notebook(metadata={"language_info": {"name": "python", "pygments_lexer": "ipython3"}})
+    book.cells = cells
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"  # unique over all notebooks, and the same each time
+    html_page = _to_html(book, title, banner)
+    markdown_page, files = _to_markdown(book, title, banner)
+
+    for name, data in files.items():
+        _write(out / name, data)
+    for stale in set(out.glob("figures/*.png")) - {out / name for name in files}:
+        stale.unlink()
+    _write(out / "report.html", html_page.encode())
+    _write(out / "report.md", markdown_page.encode())
+    return out / "report.html", out / "report.md"
+
+
+# --------------------------------------------------------------------------- joining the notebooks
+
+
+def _markdown_cell(section: str, source: str, notice: dict[str, str] | None = None) -> NotebookNode:
+    return new_markdown_cell(source, metadata={"report": {"section": section, "notice": notice}})
+
+
+def _section_cells(section: Section) -> list[NotebookNode]:
+    """Return the cells of a section that the report shows, with a notice under the first heading if it is not ok."""
+    notebook, problem = None, section.error
+    if section.notebook is not None:
+        try:
+            notebook = nbformat.read(section.notebook, as_version=4)
+        except Exception as error:  # a notebook cut off half-way may raise anything; it must not cost the whole report
+            problem = problem or f"{section.notebook.name} cannot be read: {type(error).__name__}: {error}"
+    if notebook is None:
+        cells = [_markdown_cell(section.name, f"# {section.name.replace('_', ' ')}")]
+    else:
+        cells = [cell for cell in notebook.cells if _is_shown(cell)]
+    for cell in cells:
+        cell.metadata["report"] = {"section": section.name}
+        if cell.cell_type == "code":
+            cell.outputs = [shown for output in cell.outputs if (shown := _shown_output(output))]
+
+    if section.status == "ok" and notebook is not None:
+        return cells
+    title = STATUS_TITLES.get(section.status) if notebook is not None else None
+    after = f" after {section.seconds:.0f} s" if title and section.seconds else ""
+    text = " ".join(strip_ansi(problem or "").split())
+    notice = {"title": f"{title or 'This section did not run'}{after}", "text": text}
+    return _under_first_heading(cells, _markdown_cell(section.name, "", notice))
+
+
+def _under_first_heading(cells: list[NotebookNode], notice: NotebookNode) -> list[NotebookNode]:
+    """Put a notice under the first heading, or under the subheading that directly follows it."""
+    for index, cell in enumerate(cells):
+        if cell.cell_type == "markdown" and (headings := LEADING_HEADINGS.match(cell.source)):
+            rest = _markdown_cell(cell.metadata.report.section, cell.source[headings.end() :])
+            cell.source = headings[0]
+            return [*cells[: index + 1], notice, rest, *cells[index + 1 :]]
+    return [notice, *cells]
+
+
+def _is_shown(cell: NotebookNode) -> bool:
+    tags = cell.metadata.get("tags", [])
+    hidden = "remove-cell" in tags or any(tag.startswith("papermill-error") for tag in tags)
+    return cell.cell_type in ("code", "markdown") and not hidden
+
+
+def _shown_output(output: NotebookNode) -> NotebookNode | None:
+    """Return the output with only what the templates show of it, None if that is nothing."""
+    if output.output_type == "error":
+        return output
+    if output.output_type == "stream":
+        return output if output.name == "stdout" and output.text.strip() else None
+    kind = output.metadata.get("cifarnb", {}).get("kind")
+    if kind == "caption" or "application/vnd.jupyter.widget-view+json" in output.data:
+        return None
+    output.output_type = "display_data"  # the report makes no difference between a cell's value and what it displays
+    output.data = NotebookNode({mime: output.data[mime] for mime in SHOWN_TYPES if mime in output.data})
+    table = output.data.pop("text/html", "")
+    if "<table" in table:  # other HTML (a script, a progress bar) gives way to the plain text beside it
+        output.data["text/html"] = _bare_table(table)
+    return output if output.data else None
+
+
+def _bare_table(table: str) -> str:
+    """Leave pandas' own looks out of its table: the style sheet of the report is in charge."""
+    table = re.sub(r"(?s)<(style|script)\b.*?</\1>", "", table)
+    return re.sub(r'(<table[^>]*?) border="\d+"', r"\1", table)
+
+
+# --------------------------------------------------------------------------- numbers and references
+
+
+def _number(cells: Iterable[NotebookNode]) -> dict[str, str]:
+    """Give figures and tables their numbers; return the Markdown link for each reference such as "fig:loss"."""
+    links: dict[str, str] = {}
+    count: Counter[str] = Counter()
+    used: set[str] = set()
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            if output.output_type != "display_data":
+                continue
+            info = output.metadata.get("cifarnb", {})
+            if "image/png" in output.data:
+                kind, label = "fig", "Figure"
+                output.metadata["image/png"] = _image(output)
+            elif info.get("kind") == "table" and "text/html" in output.data:
+                kind, label = "table", "Table"
+            else:
+                continue
+            count[kind] += 1
+            name = _slug(info.get("name") or str(count[kind]))
+            target, title = _unique(f"{kind}-{name}", used), f"{label} {count[kind]}"
+            output.metadata["report"] = {"id": target, "label": title, "caption": info.get("caption", "")}
+            output.metadata["filename"] = f"{count[kind]:02d}-{name}.png"  # nbconvert extracts images under this name
+            links.setdefault(f"{kind}:{info.get('name')}", f"[{title}](#{target})")
+    return links
+
+
+def _image(output: NotebookNode) -> dict[str, Any]:
+    """Return the alternative text and the size in CSS pixels, read from the PNG's header where nothing states it."""
+    stated = output.metadata.get("image/png", {})
+    width, height = struct.unpack(">II", base64.b64decode(output.data["image/png"])[16:24])
+    alt = stated.get("alt") or output.data.get("text/plain") or "Figure without a description"
+    return {
+        "width": round(stated.get("width", width)),
+        "height": round(stated.get("height", height)),
+        "alt": " ".join(alt.split()),
+    }
+
+
+def _resolve_cells(cells: Iterable[NotebookNode], links: dict[str, str]) -> None:
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            cell.source = _resolve(cell.source, links)
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output.data["text/markdown"] = _resolve(output.data["text/markdown"], links)
+            if "report" in output.get("metadata", {}):
+                output.metadata.report.caption = _resolve(output.metadata.report.caption, links)
+
+
+def _resolve(text: str, links: dict[str, str]) -> str:
+    """Replace each ``{{fig:name}}`` and ``{{table:name}}`` by a link."""
+
+    def link(match: re.Match[str]) -> str:
+        missing = f"({'figure' if match['kind'] == 'fig' else 'table'} not in this report)"
+        return links.get(f"{match['kind']}:{match['name']}", missing)
+
+    return _replace_outside_code(REFERENCE, link, text)
+
+
+def _replace_outside_code(pattern: str, replace: Callable[[re.Match[str]], str], text: str) -> str:
+    either = re.compile(rf"(?P<code>{FENCED}|{CODE_SPAN})|{pattern}", re.MULTILINE | re.DOTALL)
+    return either.sub(lambda match: match[0] if match["code"] else replace(match), text)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-") or "section"
+
+
+def _unique(name: str, used: set[str]) -> str:
+    """Return the name, numbered if it is taken, and take it."""
+    number, candidate = 1, name
+    while candidate in used:
+        number += 1
+        candidate = f"{name}-{number}"
+    used.add(candidate)
+    return candidate
+
+
+# --------------------------------------------------------------------------- HTML
+
+
+class _Page(IPythonRenderer):
+    """Markdown → HTML, collecting the contents list on the way."""
+
+    def __init__(self) -> None:
+        super().__init__(escape=False, allow_harmful_protocols=False, exclude_anchor_links=True)
+        self.contents: list[dict[str, Any]] = []
+        self._section = ""
+        self._used = {"top", "content", "end"}
+        block, inline = MathBlockParser(), MathInlineParser(hard_wrap=False)
+        # nbconvert finds "$$" anywhere, even in code, and makes a formula of "from $5 to $10". Here "$$" must begin a
+        # line, and "$" must touch the formula and not be followed by a digit.
+        block.specification["multiline_math"] = r"^ {0,3}\$\$(?s:.+?)\$\$[ \t]*$"
+        inline.specification["inline_math_tex"] = (
+            r"(?<![\\$])\$(?![\s$])(?P<math_inline_tex>[^$`]+?)(?<![\s\\])\$(?![\d$])"
+        )
+        self._markdown = MarkdownWithMath(self, block, inline)
+
+    def to_html(self, source: str, section: str = "") -> str:
+        self._section = section
+        return self._markdown.render(source)
+
+    def to_inline_html(self, source: str) -> str:
+        return self(self._markdown.inline(source, {}), self._markdown.block.state_cls())
+
+    def heading(self, text: str, level: int, **attrs: Any) -> str:
+        level = min(level + 1, 6)  # h1 is the title of the report
+        text = CHINESE.sub(lambda match: f'<span lang="zh">{match[0]}</span>', text)
+        slug = _slug(html.unescape(re.sub(r"<[^>]+>", "", text)).lower())
+        target = _unique(f"{_slug(self._section)}-{slug}", self._used)
+        entry = {"id": target, "text": re.sub(r"</?a\b[^>]*>", "", text), "children": []}
+        if level == 2 or (level == 3 and not self.contents):
+            self.contents.append(entry)
+        elif level == 3:
+            self.contents[-1]["children"].append(entry)
+        return f'<h{level} id="{target}">{text}</h{level}>\n'
+
+    def table(self, text: str) -> str:
+        text = text.replace(' style="text-align:right"', ' class="num"').replace(' style="text-align:left"', "")
+        return f'<div class="table-scroll">\n<table>\n{text}</table>\n</div>\n'
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        # An image from elsewhere would be a request or a hole: one file has to do.
+        return super().image(text, url, title) if url.startswith("data:") else self.link(text, url, title)
+
+    def inline_math(self, body: str) -> str:
+        return _mathml(body, "inline")
+
+    def block_math(self, body: str) -> str:
+        return f'<span class="formula">{_mathml(body, "block")}</span>'
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+
+
+def _mathml(tex: str, display: str) -> str:
+    """Return native MathML, or the TeX as code where latex2mathml does not know what to make of it."""
+    try:
+        mathml = latex_to_mathml(tex.replace("{aligned}", "{align*}"), display=display)
+        ElementTree.fromstring(mathml)  # it lets a stray "&" through
+        if "\\" in mathml:
+            raise ValueError("an unknown command comes through as text")
+    except Exception:  # its exceptions have no common base
+        return f"<code>{html.escape(tex.strip())}</code>"
+    return mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
+
+
+def _to_html(book: NotebookNode, title: str, banner: Sequence[str]) -> str:
+    page = _Page()
+    script = (TEMPLATES / "report" / "script.js").read_text(encoding="utf-8")
+    exporter = HTMLExporter(
+        template_name="report",
+        extra_template_basedirs=[str(TEMPLATES)],
+        filters={"markdown2html": page.to_html, "inline2html": page.to_inline_html},
+    )
+    # Not among the resources, of which the template gets a copy: the list is filled while the cells are rendered.
+    exporter.environment.globals["contents"] = page.contents
+    report = {
+        "title": html.escape(title),
+        "banner": banner,
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    return exporter.from_notebook_node(book, resources={"report": report})[0]
+
+
+# --------------------------------------------------------------------------- Markdown
+
+
+def _to_markdown(book: NotebookNode, title: str, banner: Sequence[str]) -> tuple[str, dict[str, bytes]]:
+    """Return the page and its figures by their paths in the folder of the report."""
+    exporter = MarkdownExporter(
+        template_name="report",
+        extra_template_basedirs=[str(TEMPLATES)],
+        filters={"demote": _demote, "fence": _fence},
+    )
+    resources = {"report": {"title": title, "banner": banner}, "output_files_dir": "figures"}
+    page, extracted = exporter.from_notebook_node(book, resources=resources)
+    return page.rstrip() + "\n", dict(extracted["outputs"])
+
+
+def _demote(source: str) -> str:
+    """Lower each heading by one level."""
+    return _replace_outside_code(r"^(?P<hashes> {0,3}#{1,5})(?=[ \t])", lambda match: f"{match['hashes']}#", source)
+
+
+def _fence(text: str, language: str = "") -> str:
+    """Put text into a code block whose fence is longer than any run of backticks inside."""
+    ticks = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
+    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file in one step, so that a reader never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,196 @@
+"""A run on disk: its key, its files, where it came from.
+
+A finished run is a directory ``<model>-<key>`` with
+
+- ``config.json``: what determined the result;
+- ``history.json``: for every column a list with a value an epoch; ``losses.npy``: the training loss of every step, float32;
+- ``weights.safetensors``: parameters and buffers after the last epoch;
+- ``provenance.json``: commit, versions, device, precision, data, wall time.
+
+It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a run that is not finished.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor
+
+import cifarnb
+from cifarnb.config import Config
+
+RESULTS_VERSION = 1  # raised when a change to the networks or to the training changes what a config computes
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read from disk."""
+
+    path: Path
+    config: Config
+    history: pd.DataFrame  # a row an epoch; the columns are those of cifarnb.training.fit
+    losses: np.ndarray  # (steps,) float32: the training loss of every step
+    provenance: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Model and key, as the directory is called."""
+        return self.path.name
+
+    @property
+    def final_accuracy(self) -> float:
+        """Test accuracy (0 to 1) after the last epoch."""
+        return float(self.history["test_accuracy"].iloc[-1])
+
+    @property
+    def best_accuracy(self) -> float:
+        """The highest test accuracy of any epoch: chosen on the test images, so it flatters."""
+        return float(self.history["test_accuracy"].max())
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch (from 1) with the highest test accuracy."""
+        return int(self.history["epoch"][self.history["test_accuracy"].idxmax()])
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Median over the epochs, training pass alone."""
+        return float(self.history["seconds"].median())
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the training loss stopped being finite."""
+        return not np.isfinite(self.losses).all()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict after the last epoch, on the CPU."""
+        return safetensors.torch.load_file(self.path / "weights.safetensors")
+
+
+def project_root() -> Path:
+    """The nearest folder, from the working directory upwards, with notebooks/ and params/; else the package's parent."""
+    package = Path(__file__).resolve().parents[1]
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "notebooks").is_dir() and (p / "params").is_dir()), package)
+
+
+def run_name(config: Config, fingerprint: str) -> str:
+    """Model and key: a hash of all that determines the result.
+
+    The device is not part of it: the random numbers do not depend on it, and what remains is rounding.  ``precision``
+    must be resolved.
+    """
+    assert config.precision != "auto"
+    identity = {"version": RESULTS_VERSION, "data": fingerprint, **config.computed()}
+    return f"{config.model}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def load(path: Path) -> Run:
+    """Read a finished run; FileNotFoundError if there is none."""
+    return Run(
+        path=path,
+        config=Config(**json.loads((path / "config.json").read_text())),
+        history=pd.DataFrame(json.loads((path / "history.json").read_text())),
+        losses=np.load(path / "losses.npy", allow_pickle=False),
+        provenance=json.loads((path / "provenance.json").read_text()),
+    )
+
+
+def save(
+    path: Path,
+    config: Config,
+    history: pd.DataFrame,
+    losses: np.ndarray,
+    weights: dict[str, Tensor],
+    provenance: dict[str, Any],
+) -> Run:
+    """Write a run: into ``<path>.part``, which then takes its name in one step."""
+    part = unfinished(path)
+    part.mkdir(parents=True, exist_ok=True)
+    (part / "config.json").write_text(json.dumps(config.computed(), indent=2) + "\n")
+    # JSON writes a float so that it is read back exactly; NaN (a run that diverged) is Python's extension of it.
+    (part / "history.json").write_text(json.dumps(history.to_dict(orient="list"), indent=1) + "\n")
+    np.save(part / "losses.npy", losses.astype(np.float32))
+    safetensors.torch.save_file({k: v.contiguous().cpu() for k, v in weights.items()}, part / "weights.safetensors")
+    (part / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    (part / "checkpoint.pt").unlink(missing_ok=True)
+    part.rename(path)
+    return load(path)
+
+
+def unfinished(path: Path) -> Path:
+    """The directory of a run while it is not finished."""
+    return path.with_name(path.name + ".part")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a run against other processes; waits for whoever holds it."""
+    locks = path.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(locks / path.name):
+        yield
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to; it takes the place of ``path`` when the block ends, and not if it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy, so that the target is whole or not there."""
+    with atomic_write(target) as part:
+        shutil.copyfile(source, part)
+
+
+def describe_origin() -> dict[str, Any]:
+    """Commit (and whether the tree was dirty), versions, machine and time."""
+    commit, dirty = git_state()
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "versions": {
+            "cifarnb": cifarnb.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+        },
+        "platform": platform.platform(),
+    }
+
+
+@functools.cache
+def git_state() -> tuple[str | None, bool | None]:
+    """The commit of the package's repository and whether its tree has changes; None outside a repository."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit, bool(status.strip())

@@ -1,0 +1,222 @@
+"""The report's sections: a notebook, its parameters for a profile, and its execution by papermill."""
+
+import ast
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from cifarnb.config import Config, ConfigError, Number, explain, unknown_name
+from cifarnb.report import Section
+from cifarnb.runs import project_root
+
+PROFILES = ("smoke", "quick", "full")
+SUMMARY = "05_summary"  # reads the runs of the others, so it comes last
+
+# Where each network of the report is trained.
+NETWORKS = {
+    "simple_cnn": "01_simple_cnn",
+    "resnet6": "02_residual_cnn",
+    "resnet9": "03_deeper_residual_cnn",
+    "vgg_a": "04_batchnorm",
+    "vgg_a_bn": "04_batchnorm",
+}
+
+_TYPES = {"bool": bool, "int": int, "float": Number, "str": str, "list[int]": list[int], "list[float]": list[Number]}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter that a notebook declares in its parameters cell."""
+
+    type: str  # one of _TYPES
+    default: Any
+    help: str
+
+
+def names() -> list[str]:
+    """All sections, in the report's order."""
+    return sorted(path.stem for path in (project_root() / "notebooks").glob("*.ipynb"))
+
+
+def notebook(section: str) -> Path:
+    """The notebook of a section.  Raises ConfigError for a section that does not exist."""
+    if section not in names():
+        raise ConfigError(f"section {unknown_name(section, names())}")
+    return project_root() / "notebooks" / f"{section}.ipynb"
+
+
+def declared(section: str) -> dict[str, Parameter]:
+    """The parameters that a section's notebook declares: name → type, default, help."""
+    found = papermill.inspect_notebook(str(notebook(section)))
+    return {
+        name: Parameter(p["inferred_type_name"], ast.literal_eval(p["default"]), p["help"]) for name, p in found.items()
+    }
+
+
+def parameter_file(section: str, profile: str) -> Path | None:
+    """The YAML file of a section in a profile; None for quick, which is the notebooks' own defaults."""
+    if profile not in PROFILES:
+        raise ConfigError(f"profile {unknown_name(profile, PROFILES)}")
+    return None if profile == "quick" else project_root() / "params" / profile / f"{section}.yaml"
+
+
+def changes(section: str, profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the profile and the overrides set, checked against what the notebook declares.
+
+    An override that the notebook does not declare is passed over.  Raises ConfigError, naming the file, the key and
+    what is allowed, for an unknown key, a wrong type, or a value that no run can have.
+    """
+    file = parameter_file(section, profile)
+    given = read_parameters(file, declared(section)) if file else {}
+    given |= {name: value for name, value in (overrides or {}).items() if name in declared(section)}
+    return given
+
+
+def read_parameters(file: Path, allowed: Mapping[str, Parameter]) -> dict[str, Any]:
+    """The parameters in a YAML file, checked.  Raises ConfigError as ``changes`` does."""
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: is not YAML ({' '.join(str(error).split())})") from None
+    given = {} if given is None else given
+    if not isinstance(given, dict):
+        raise ConfigError(f"{file}: expected are lines of the form 'name: value'")
+    checked = {}
+    for name, value in given.items():
+        if name not in allowed:
+            raise ConfigError(f"{file}: {unknown_name(str(name), allowed)}")
+        kind = allowed[name].type
+        adapter: TypeAdapter[Any] = TypeAdapter(_TYPES[kind], config=ConfigDict(strict=True, allow_inf_nan=False))
+        try:
+            checked[name] = adapter.validate_python(value)
+        except ValidationError:
+            raise ConfigError(f"{file}: {name}: expected is {kind}, but it is {value!r}") from None
+    merged = {name: parameter.default for name, parameter in allowed.items()} | checked
+    try:
+        check_values(merged)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return checked
+
+
+def check_values(given: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless every run that a section's parameters ask for is one that can be."""
+    if given.get("profile", "quick") not in PROFILES:
+        raise ConfigError(f"profile: {unknown_name(given['profile'], PROFILES)}")
+    for name in ("seeds", "landscape_lrs"):
+        if name in given and not given[name]:
+            raise ConfigError(f"{name}: at least one is needed, but it is an empty list")
+    for seed in given.get("seeds", [0]):
+        for lr in given.get("landscape_lrs", []):
+            Config.from_parameters(given, model="vgg_a", seed=seed, lr=lr)
+        Config.from_parameters(given, model="vgg_a", seed=seed)
+
+
+def configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
+    """The runs of a network in its section, one a seed; the first is the headline's."""
+    given = values(NETWORKS[model], profile, overrides)
+    return [Config.from_parameters(given, model=model, seed=seed) for seed in given["seeds"]]
+
+
+def other_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
+    """The further runs of a network in its section, with the first seed.
+
+    Of the VGGs those of the loss landscape, which differ in the learning rate alone; of resnet6 the one without
+    augmentation, where the profile has it.
+    """
+    given = values(NETWORKS[model], profile, overrides)
+    changed: list[dict[str, Any]] = [{"lr": lr} for lr in given.get("landscape_lrs", [])]
+    if given.get("plain_batch_size"):
+        changed.append({"augment": False, "batch_size": given["plain_batch_size"]})
+    return [Config.from_parameters(given, model=model, seed=given["seeds"][0], **change) for change in changed]
+
+
+def values(section: str, profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All parameters of a section: its notebook's defaults under what the profile and the overrides set."""
+    defaults = {name: parameter.default for name, parameter in declared(section).items()}
+    return defaults | changes(section, profile, overrides)
+
+
+def execute(
+    sections: Sequence[str],
+    profile: str,
+    out: Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    jobs: int = 1,
+    timeout: int | None = None,
+) -> Iterator[Section]:
+    """Execute sections, ``jobs`` at a time in processes of their own; yields each as it ends.
+
+    The executed notebooks go to ``out``.  All parameters are checked before the first kernel starts.  ``timeout`` is
+    in seconds, for a cell.  A section that fails is yielded with its error, and the others go on.
+    """
+    tasks = {name: changes(name, profile, overrides) for name in sections}
+    out.mkdir(parents=True, exist_ok=True)
+    last = {name: tasks.pop(name) for name in [SUMMARY] if name in tasks}
+    for group in (tasks, last):
+        workers = max(1, min(jobs, len(group)))
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _prepare_worker, (workers,))
+        with pool:
+            waiting = {
+                pool.submit(_execute_one, name, str(notebook(name)), str(out / f"{name}.ipynb"), values, timeout): name
+                for name, values in group.items()
+            }
+            for future in as_completed(waiting):
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    yield Section(waiting[future], None, "failed", "its process was killed")
+
+
+def _prepare_worker(workers: int) -> None:
+    os.environ["TQDM_DISABLE"] = "1"  # a bar in a batch log is a line an update
+    if workers > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
+def _execute_one(name: str, source: str, target: str, parameters: dict[str, Any], timeout: int | None) -> Section:
+    started = time.perf_counter()
+    status, error = "ok", None
+    try:
+        papermill.execute_notebook(
+            source, target, parameters, kernel_name="python3", progress_bar=False, execution_timeout=timeout,
+            stderr_file=sys.stderr,
+        )  # fmt: skip
+    except PapermillExecutionError as failure:
+        status, error = "failed", f"{failure.ename}: {failure.evalue}"
+    except CellTimeoutError:
+        status, error = "timeout", f"a cell took longer than {timeout} s"
+    except DeadKernelError:
+        status, error = "failed", "the kernel died"
+    except Exception as failure:
+        status, error = "failed", f"{type(failure).__name__}: {failure}"
+    executed = Path(target) if Path(target).exists() else None
+    if status == "ok" and executed and (cell := first_unexecuted(executed)):
+        # A kernel that dies leaves a notebook in which papermill calls every cell completed.
+        status, error = "failed", f"the kernel died at or before the cell that begins: {cell}"
+    return Section(name, executed, status, error and " ".join(error.split()), time.perf_counter() - started)
+
+
+def first_unexecuted(executed: Path) -> str | None:
+    """The first line of the first code cell that was not executed to its end; None if all were."""
+    for cell in nbformat.read(executed, as_version=4).cells:
+        if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
+            return cell.source.strip().splitlines()[0]
+    return None

@@ -1,0 +1,115 @@
+"""All numbers of a report, from the run records alone."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from cifarnb import experiment, sections
+from cifarnb.claims import REPORTED, judge
+from cifarnb.data import Dataset
+from cifarnb.landscape import envelope
+from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters
+from cifarnb.runs import Run
+
+
+def summarize(
+    profile: str, dataset: Dataset, runs_dir: str | Path = "runs", overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What ``summary.json`` holds and section 3 shows: networks, landscape, claims, data; trains nothing.
+
+    A network that has no finished run in this profile stands there with ``None`` for what was not measured.
+    """
+    networks = []
+    for name in sections.NETWORKS:
+        found = _find(sections.configs(name, profile, overrides), dataset, runs_dir)
+        networks.append(describe_network(name, found))
+    landscape = {}
+    for name in ("vgg_a", "vgg_a_bn"):
+        wanted = sections.other_configs(name, profile, overrides)
+        found = _find(wanted, dataset, runs_dir)
+        if len(found) == len(wanted):
+            landscape[name] = describe_landscape(found)
+    return {
+        "profile": profile,
+        "data": {
+            "source": dataset.source,
+            "cifar10": dataset.is_cifar10,
+            "fingerprint": dataset.fingerprint,
+            "train_images": len(dataset.train_images),
+            "test_images": len(dataset.test_images),
+        },
+        "networks": networks,
+        "landscape": landscape,
+        "claims": judge({network["name"]: network for network in networks}, landscape),
+    }
+
+
+def _find(configs: Sequence[Any], dataset: Dataset, runs_dir: str | Path) -> list[Run]:
+    found = (experiment.find(config, dataset, runs_dir) for config in configs)
+    return [run for run in found if run is not None]
+
+
+def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """The numbers of one network from its runs, which differ in the seed; the first is the headline's.
+
+    Accuracies are fractions on the test images.  ``final_accuracy`` is that after the last epoch, over the seeds;
+    ``best_accuracy`` and ``best_epoch`` are chosen on the test images, in the first run.
+    """
+    model = build_model(name)
+    reported = REPORTED[name]
+    description: dict[str, Any] = {
+        "name": name,
+        "label": LABELS[name],
+        "parameters": count_parameters(model),
+        "multiply_adds": count_multiply_adds(model),
+        "reported_accuracy": reported.get("accuracy"),
+        "reported_epochs": reported.get("epochs"),
+    }
+    measured = ["final_accuracy", "best_accuracy", "best_epoch", "final_train_loss", "epochs", "train_images"]
+    measured += ["seconds_per_epoch", "seconds_per_image", "device_name", "precision", "diverged", "run", "runs"]
+    if not runs:
+        return description | dict.fromkeys(measured)
+    first = runs[0]
+    rate = float(first.history["images_per_s"].median())
+    values = {
+        "final_accuracy": mean_and_interval([run.final_accuracy for run in runs]),
+        "best_accuracy": first.best_accuracy,
+        "best_epoch": first.best_epoch,
+        "final_train_loss": statistics.fmean(float(run.history["train_loss"].iloc[-1]) for run in runs),
+        "epochs": len(first.history),
+        "train_images": first.provenance["train_images"],
+        "seconds_per_epoch": first.seconds_per_epoch,
+        "seconds_per_image": 1 / rate,
+        "device_name": first.provenance["device_name"],
+        "precision": first.provenance["precision"],
+        "diverged": any(run.diverged for run in runs),
+        "run": first.name,
+        "runs": [run.name for run in runs],
+    }
+    return description | {name: values[name] for name in measured}
+
+
+def mean_and_interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, 95 % confidence interval of the mean [low, high] by Student's t (None for a single value), and the values."""
+    mean, interval = statistics.fmean(values), None
+    if len(values) > 1:
+        half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+        interval = [float(mean - half), float(mean + half)]
+    return {"mean": mean, "ci95": interval, "values": list(values)}
+
+
+def describe_landscape(runs: Sequence[Run]) -> dict[str, Any]:
+    """The numbers of one network's loss landscape, from runs that differ in the learning rate."""
+    low, high = envelope([run.losses for run in runs])
+    return {
+        "lrs": [run.config.lr for run in runs],
+        "final_accuracy": {f"{run.config.lr:g}": run.final_accuracy for run in runs},
+        "steps": len(low),
+        "median_band_width": float(np.median(high - low)),
+        "runs": [run.name for run in runs],
+    }

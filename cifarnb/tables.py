@@ -1,0 +1,118 @@
+"""One function per table: records in, a pandas DataFrame of text cells out, as the reader is to see them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from cifarnb.claims import REPORTED
+from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
+from cifarnb.runs import Run
+
+NOT_RUN = "not run"
+
+
+def layers(model: str) -> pd.DataFrame:
+    """A network's layers: layer, output shape, parameters; the last row is the sum."""
+    network = build_model(model)
+    rows = [(layer.name, _shape(layer.output_shape), f"{layer.parameters:,}") for layer in list_layers(network)]
+    rows.append(("**all**", "", f"{count_parameters(network):,}"))
+    return pd.DataFrame(rows, columns=["layer", "output shape", "parameters"])
+
+
+def models() -> pd.DataFrame:
+    """All networks: parameters and multiply-adds per image."""
+    built = {name: build_model(name) for name in LABELS}
+    rows = [(n, LABELS[n], f"{count_parameters(m):,}", f"{count_multiply_adds(m):,}") for n, m in built.items()]
+    return pd.DataFrame(rows, columns=["model", "network", "parameters", "multiply-adds per image"])
+
+
+def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
+    """Configuration and result of one network as the write-up has them: a column "reported" and one "here".
+
+    ``runs`` differ in the seed; the accuracy after the last epoch is their mean, the rest is the first one's.
+    """
+    run, config = runs[0], runs[0].config
+    reported = REPORTED[config.model]
+    optimizer = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[config.optimizer]
+    if config.optimizer == "sgd" and config.momentum:
+        optimizer += f", {'Nesterov ' if config.nesterov else ''}momentum {config.momentum:g}"
+    schedule = {"none": "none", "cosine": "CosineAnnealingLR", "one_cycle": "OneCycleLR"}[config.schedule]
+    final = sum(r.final_accuracy for r in runs) / len(runs)
+    seconds = reported.get("seconds_per_epoch")
+    rows = [
+        ("optimizer", reported.get("optimizer"), optimizer),
+        ("learning rate", reported.get("lr"), f"{config.lr:g}"),
+        ("schedule", reported.get("schedule"), schedule),
+        ("epochs", reported.get("epochs"), len(run.history)),
+        ("batch size", None, config.batch_size),
+        ("augmentation", None, "random crop, flip" if config.augment else "none"),
+        ("weight decay, label smoothing", None, f"{config.weight_decay:g}, {config.label_smoothing:g}"),
+        ("training images", None, f"{run.provenance['train_images']:,}"),
+        ("test images", None, f"{run.provenance['test_images']:,}"),
+        ("seeds", None, ", ".join(str(r.config.seed) for r in runs)),
+        ("device", None, f"{run.provenance['device_name']}, {run.provenance['precision']}"),
+        ("seconds per epoch", seconds and f"about {seconds:g}", f"{run.seconds_per_epoch:.3g}"),
+        ("**test accuracy, last epoch**", percent(reported.get("accuracy")), f"**{percent(final)}**"),
+        ("test accuracy, best epoch", _best(reported), f"{percent(run.best_accuracy)} (epoch {run.best_epoch})"),
+    ]
+    table = pd.DataFrame(rows, columns=["", "reported", "here"])
+    return table.fillna("not stated").astype(str)
+
+
+def _best(reported: Mapping[str, Any]) -> str | None:
+    return f"at epoch {reported['best_epoch']}" if "best_epoch" in reported else None
+
+
+def networks(summary: Mapping[str, Any]) -> pd.DataFrame:
+    """All networks beside the write-up's numbers, from ``cifarnb.summary.summarize``."""
+    rows = []
+    for network in summary["networks"]:
+        ran = network["final_accuracy"] is not None
+        rows.append(
+            {
+                "network": network["label"],
+                "parameters": f"{network['parameters']:,}",
+                "multiply-adds": f"{network['multiply_adds'] / 1e6:,.2f} M",
+                "epochs": f"{network['epochs']}" if ran else "–",
+                "s per epoch": f"{network['seconds_per_epoch']:.3g}" if ran else "–",
+                "reported": percent(network["reported_accuracy"]) or "–",
+                "here, last epoch": accuracy(network) if ran else NOT_RUN,
+                "here, best epoch": f"{percent(network['best_accuracy'])} ({network['best_epoch']})" if ran else "–",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def claims(summary: Mapping[str, Any]) -> pd.DataFrame:
+    """The write-up's conclusions, what was measured here, and whether the two agree."""
+    verdict = {True: "agrees", False: "does not agree", None: NOT_RUN}
+    rows = [(c["claim"], c["evidence"], verdict[c["agrees"]]) for c in summary["claims"]]
+    return pd.DataFrame(rows, columns=["the write-up", "measured here", "verdict"])
+
+
+def landscape(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """Test accuracy after the last epoch for every learning rate (rows) and network (columns)."""
+    columns = {
+        LABELS[name]: {f"{run.config.lr:g}": "diverged" if run.diverged else percent(run.final_accuracy) for run in same}
+        for name, same in runs.items()
+    }
+    table = pd.DataFrame(columns)
+    return table.rename_axis("learning rate").reset_index()
+
+
+def accuracy(network: Mapping[str, Any]) -> str:
+    """Mean accuracy after the last epoch, with half the 95 % confidence interval where there are several seeds."""
+    final = network["final_accuracy"]
+    if final["ci95"] is None:
+        return percent(final["mean"]) or ""
+    return f"{100 * final['mean']:.2f} ± {50 * (final['ci95'][1] - final['ci95'][0]):.2f} %"
+
+
+def percent(fraction: float | None) -> str | None:
+    """``77.06 %``; None stays None."""
+    return None if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
