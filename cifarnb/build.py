@@ -10,7 +10,7 @@ from typing import Any
 from cifarnb import data, experiment, front, sections
 from cifarnb.config import ConfigError
 from cifarnb.data import DataError, Dataset
-from cifarnb.display import weights_path
+from cifarnb.display import weights_file
 from cifarnb.report import Section, render
 from cifarnb.runs import Run, atomic_write, copy_file, project_root
 from cifarnb.summary import summarize
@@ -63,7 +63,6 @@ def build_report(
         {"name": s.name, "status": s.status, "error": s.error, "seconds": round(s.seconds, 1)} for s in all_sections
     ]
     finished = _finished_runs(profile, dataset, overrides)
-    _place_weights(finished, summary, all_sections, out)
     page, markdown = render(
         all_sections,
         out,
@@ -71,6 +70,7 @@ def build_report(
         banner=front.banner(summary, all_sections),
         front=front.front_page(summary),
         provenance=front.provenance(summary, finished),
+        files=_place_weights(finished, summary, out),
     )
     with atomic_write(out / "summary.json") as part:
         part.write_text(json.dumps(_finite(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -101,31 +101,23 @@ def _finished_runs(profile: str, dataset: Dataset, overrides: dict[str, Any]) ->
     """Every run of the report that is finished, in the report's order, each once."""
     runs: dict[str, Run] = {}
     for model in sections.NETWORKS:
-        configs = sections.configs(model, profile, overrides) + sections.other_configs(model, profile, overrides)
-        for config in configs:
+        kinds = (sections.configs, sections.landscape_configs, sections.plain_configs)
+        for config in (config for kind in kinds for config in kind(model, profile, overrides)):
             if run := experiment.find(config, dataset, overrides.get("runs_dir", "runs")):
                 runs[run.name] = run
     return list(runs.values())
 
 
-def _place_weights(
-    runs: Sequence[Run], summary: dict[str, Any], all_sections: Sequence[Section], out: Path
-) -> None:
-    """Copy the headline runs' weights to ``weights/<model>.safetensors`` and point the sections' links there."""
+def _place_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path) -> dict[str, str]:
+    """Copy the headline runs' weights to ``weights/<model>.safetensors``; returns as what the notebooks name which."""
     headlines = {network["run"] for network in summary["networks"]}
-    links = {}
+    placed = {}
     for run in runs:
         if run.name in headlines:
             name = f"weights/{run.config.model}.safetensors"
             copy_file(run.path / "weights.safetensors", out / name)
-            links[weights_path(run)] = name
-    for section in all_sections:
-        if section.notebook:
-            text = section.notebook.read_text(encoding="utf-8")
-            for there, here in links.items():
-                text = text.replace(f"]({there})", f"]({here})")
-            with atomic_write(section.notebook) as part:
-                part.write_text(text, encoding="utf-8")
+            placed[weights_file(run)] = name
+    return placed
 
 
 def _finite(value: Any) -> Any:

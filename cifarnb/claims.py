@@ -1,6 +1,7 @@
 """What the write-up reports and concludes, and what was measured here about it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 # Section 1's numbers, by network: test accuracy (0 to 1), epochs, lr, optimizer, schedule, seconds per epoch.
@@ -28,61 +29,91 @@ REPORTED: dict[str, dict[str, Any]] = {
 }
 
 
-def judge(networks: Mapping[str, Mapping[str, Any]], landscape: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The write-up's conclusions: claim, evidence (measured here, in words), agrees (True, False; None: not measured).
+Networks = Mapping[str, Mapping[str, Any]]  # name → its numbers, of those that ran
+Measured = tuple[bool, str]  # whether the claim came out here, and the numbers that say so
 
-    ``networks`` and ``landscape`` are those of ``cifarnb.summary.summarize``, by network's name.  ``agrees`` compares
-    the means alone; it does not ask whether the difference could be chance.
+
+@dataclass(frozen=True)
+class Claim:
+    """A conclusion of the write-up and what decides it."""
+
+    text: str
+    needs: tuple[str, ...]  # the networks that must have run
+    measure: Callable[[Networks], Measured]
+
+
+def _is_fast(ran: Networks) -> Measured:
+    simple = ran["simple_cnn"]
+    fastest = min(network["seconds_per_image"] for network in ran.values())
+    time = f"{simple['seconds_per_epoch']:.3g} s per epoch of {simple['train_images']:,} images"
+    return simple["seconds_per_image"] == fastest, f"{time} on {simple['device_name']}"
+
+
+def _is_better(better: str, worse: str) -> Callable[[Networks], Measured]:
+    def measure(ran: Networks) -> Measured:
+        first, second = (ran[name]["final_accuracy"]["mean"] for name in (better, worse))
+        return first > second, f"{first:.2%} against {second:.2%}, {100 * (first - second):+.1f} points"
+
+    return measure
+
+
+def _converges_fast(ran: Networks) -> Measured:
+    best, epochs = ran["resnet6"]["best_epoch"], ran["resnet6"]["epochs"]
+    return 100 * best <= 58 * epochs, f"best at epoch {best} of {epochs}"
+
+
+def _ends_lower(ran: Networks) -> Measured:
+    normed, plain = (ran[name]["final_train_loss"] for name in ("vgg_a_bn", "vgg_a"))
+    return normed < plain, f"{normed:.3f} against {plain:.3f} after the last epoch"
+
+
+def _has_narrower_band(ran: Networks) -> Measured:
+    normed, plain = (ran[name]["landscape"]["median_band_width"] for name in ("vgg_a_bn", "vgg_a"))
+    return normed < plain, f"median width of the band {normed:.3f} against {plain:.3f}"
+
+
+def _differs_less(ran: Networks) -> Measured:
+    accuracies = [ran[name]["landscape"]["final_accuracy"].values() for name in ("vgg_a_bn", "vgg_a")]
+    normed, plain = (100 * (max(values) - min(values)) for values in accuracies)
+    return normed < plain, f"{normed:.1f} points between the best and the worst rate against {plain:.1f}"
+
+
+CLAIMS = (
+    Claim("Simple CNN: few parameters, very fast to train (about 4.89 s per epoch).", ("simple_cnn",), _is_fast),
+    Claim(
+        "Residual connections and batch norm do much better than the simple CNN.",
+        ("simple_cnn", "resnet6"),
+        _is_better("resnet6", "simple_cnn"),
+    ),
+    Claim("It converges fast: the best epoch is 58 of 100.", ("resnet6",), _converges_fast),
+    Claim(
+        "More layers of the same structure do better still.", ("resnet6", "resnet9"), _is_better("resnet9", "resnet6")
+    ),
+    Claim("VGG-A with batch norm tests better.", ("vgg_a", "vgg_a_bn"), _is_better("vgg_a_bn", "vgg_a")),
+    Claim("VGG-A with batch norm converges to a lower training loss.", ("vgg_a", "vgg_a_bn"), _ends_lower),
+    Claim(
+        "With batch norm training is less sensitive to the learning rate: a narrower band in the loss landscape.",
+        ("vgg_a landscape", "vgg_a_bn landscape"),
+        _has_narrower_band,
+    ),
+    Claim(
+        "Batch norm allows a wider range of learning rates: accuracies differ less between them.",
+        ("vgg_a landscape", "vgg_a_bn landscape"),
+        _differs_less,
+    ),
+)
+
+
+def judge(networks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every claim with the evidence in words and ``agrees``: True, False, or None where it was not measured.
+
+    ``networks`` is that of ``cifarnb.summary.summarize``.  ``agrees`` compares the means alone; it does not ask
+    whether the difference could be chance.
     """
-
-    def accuracy(name: str) -> float | None:
-        final = networks[name]["final_accuracy"]
-        return final["mean"] if final else None
-
-    claims: list[dict[str, Any]] = []
-
-    def claim(text: str, *needed: Any) -> bool:
-        """Add a claim as not measured; whether all that its measurement needs is there."""
-        claims.append({"claim": text, "evidence": "did not run", "agrees": None})
-        return all(value is not None for value in needed)
-
-    def decide(agrees: bool, evidence: str) -> None:
-        claims[-1] |= {"agrees": agrees, "evidence": evidence}
-
-    simple, six, nine = (accuracy(name) for name in ("simple_cnn", "resnet6", "resnet9"))
-    plain, normed = accuracy("vgg_a"), accuracy("vgg_a_bn")
-    if claim("Simple CNN: few parameters, very fast to train (about 4.89 s per epoch).", simple):
-        seconds = networks["simple_cnn"]["seconds_per_epoch"]
-        fastest = min(networks[n]["seconds_per_image"] for n in networks if networks[n]["final_accuracy"])
-        decide(
-            networks["simple_cnn"]["seconds_per_image"] == fastest,
-            f"{seconds:.3g} s per epoch of {networks['simple_cnn']['train_images']:,} images "
-            f"on {networks['simple_cnn']['device_name']}",
-        )
-    if claim("Residual connections and batch norm do much better than the simple CNN.", simple, six):
-        decide(six > simple, f"{six:.2%} against {simple:.2%}, {_points(six - simple)}")
-    if claim("The residual network converges fast: it is at its best at epoch 58 of 100.", six):
-        best, epochs = networks["resnet6"]["best_epoch"], networks["resnet6"]["epochs"]
-        decide(best <= 0.58 * epochs, f"best at epoch {best} of {epochs}")
-    if claim("More layers of the same structure do better still.", six, nine):
-        decide(nine > six, f"{nine:.2%} with nine blocks against {six:.2%} with six, {_points(nine - six)}")
-    if claim("VGG-A with batch norm tests better.", plain, normed):
-        decide(normed > plain, f"{normed:.2%} against {plain:.2%}, {_points(normed - plain)}")
-    if claim("VGG-A with batch norm converges to a lower training loss.", plain, normed):
-        losses = [networks[name]["final_train_loss"] for name in ("vgg_a_bn", "vgg_a")]
-        decide(losses[0] < losses[1], f"{losses[0]:.3f} against {losses[1]:.3f} after the last epoch")
-    bands = [landscape.get(name) for name in ("vgg_a_bn", "vgg_a")]
-    text = "Batch norm makes training less sensitive to the learning rate: a narrower band in the loss landscape."
-    if claim(text, *bands):
-        widths = [band["median_band_width"] for band in bands if band]
-        decide(widths[0] < widths[1], f"median width of the band {widths[0]:.3f} against {widths[1]:.3f}")
-    text = "Batch norm allows a wider range of learning rates: final accuracies that differ less between the rates."
-    if claim(text, *bands):
-        spreads = [max(a) - min(a) for a in (band["final_accuracy"].values() for band in bands if band)]
-        decide(spreads[0] < spreads[1], f"{_points(spreads[0], '')} between the best and the worst rate "
-               f"against {_points(spreads[1], '')}")  # fmt: skip
-    return claims
-
-
-def _points(difference: float, sign: str = "+") -> str:
-    return f"{100 * difference:{sign}.1f} points"
+    ran = {network["name"]: network for network in networks if network["final_accuracy"]}
+    there = {*ran, *(f"{name} landscape" for name, network in ran.items() if network["landscape"])}
+    judged = []
+    for claim in CLAIMS:
+        agrees, evidence = claim.measure(ran) if there.issuperset(claim.needs) else (None, "did not run")
+        judged.append({"claim": claim.text, "evidence": evidence, "agrees": agrees})
+    return judged

@@ -17,6 +17,7 @@ app = typer.Typer(
     help="CIFAR-10 with a simple CNN, residual networks, and VGG-A with and without batch norm: a report and its runs.",
 )
 
+
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
     """End with exit code 2 and one line for what a user can mend; a traceback is for faults of ours."""
@@ -47,7 +48,9 @@ def report(
     ] = None,
     runs: Annotated[Path | None, typer.Option(help="Where the runs are kept; by default runs in the project.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="So many sections at a time, each in a process of its own.")] = 1,
-    timeout: Annotated[int | None, typer.Option(min=1, help="Seconds that a cell may take; by default no limit.")] = None,
+    timeout: Annotated[
+        int | None, typer.Option(min=1, help="Seconds that a cell may take; by default no limit.")
+    ] = None,
 ) -> None:
     """Execute the sections and render them into one report.
 
@@ -97,7 +100,9 @@ def data(
     typer.echo(f"images       {len(dataset.train_images):,} train, {len(dataset.test_images):,} test")
     typer.echo(f"classes      {', '.join(dataset.classes)}")
     typer.echo(f"fingerprint  {dataset.fingerprint}")
-    typer.echo(f"mean         {', '.join(f'{value:.5f}' for value in mean)} (red, green, blue; training images, 0 to 1)")
+    typer.echo(
+        f"mean         {', '.join(f'{value:.5f}' for value in mean)} (red, green, blue; training images, 0 to 1)"
+    )
     typer.echo(f"std          {', '.join(f'{value:.5f}' for value in std)}")
 
 

@@ -104,4 +104,3 @@ def unknown_name(name: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, allowed, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"{name}: unknown{hint}; allowed: {', '.join(allowed)}"
-

@@ -87,7 +87,7 @@ def resolve(data: str = "auto") -> str:
 
 
 def load(data: str = "auto") -> Dataset:
-    """The data set that ``data`` names: ``auto`` (see ``resolve``), ``cifar10``, ``synthetic``, a folder or an ``.npz``.
+    """The data set that ``data`` names, as ``resolve`` understands it.
 
     Raises DataError with one line that names the file and the fault.
     """

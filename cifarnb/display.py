@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import re
 
 import pandas as pd
@@ -56,14 +55,14 @@ def show_table(table: pd.DataFrame, name: str, caption: str) -> None:
     )
 
 
-def weights_path(run: Run) -> str:
-    """Where a run's weights are, seen from the working directory, for a link in a notebook."""
-    return os.path.relpath(run.path / "weights.safetensors")
+def weights_file(run: Run) -> str:
+    """A run's weights as a notebook names them: the file in the folder of the runs."""
+    return f"{run.name}/weights.safetensors"
 
 
 def show_weights(run: Run) -> None:
-    """Display a link to the weights; the report turns it into one to its own copy."""
-    display(Markdown(f"Weights after the last epoch: [{run.config.model}.safetensors]({weights_path(run)})"))
+    """Display where the weights are; the report makes of it a link to its own copy."""
+    display(Markdown(f"Weights after the last epoch: `{weights_file(run)}`"))
 
 
 def _show_caption(caption: str) -> None:
@@ -72,4 +71,4 @@ def _show_caption(caption: str) -> None:
 
 
 def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"[-−+±]?[\d.,]+( ?(%|s|±.*))?|–|", cell) is not None
+    return re.fullmatch(r"[-−+]?\d[\d,.]*( ?[%M])?( [±(].*)?|–|not run|diverged|", cell) is not None

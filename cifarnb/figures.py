@@ -74,7 +74,7 @@ def class_balance(train_labels: Tensor, test_labels: Tensor, classes: Sequence[s
     ax.set(xlabel="", ylabel="images")
     ax.tick_params(axis="x", rotation=30)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
-    ax.legend(title="")
+    ax.legend(title="", loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return figure
 
 
@@ -158,14 +158,14 @@ def _label_axes(ax: Axes, quantity: str) -> None:
     ax.set(xlabel="epoch", ylabel=quantity)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if quantity == "accuracy":
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 @_styled
 def feature_maps(image: Tensor, title: str, maps: Mapping[str, Tensor], channels: int = 8) -> Figure:
     """An image (32, 32, 3) uint8, then a row a stage with its first channels; maps: stage → (C, H, W)."""
     figure = Figure(figsize=(WIDTH, WIDTH * len(maps) / (channels + 2.6)))
-    picture, grid = figure.subfigures(1, 2, width_ratios=[2.2, channels])
+    picture, grid = figure.subfigures(1, 2, width_ratios=[2.2, channels])  # type: ignore[misc]
     ax = picture.subplots()
     ax.imshow(image)
     ax.set_title(title, fontsize="small")
@@ -212,18 +212,13 @@ def accuracy_against_parameters(networks: Sequence[Mapping[str, Any]]) -> Figure
     for network in networks:
         color, x = COLORS[network["name"]], network["parameters"]
         if network["final_accuracy"]:
-            y = network["final_accuracy"]["mean"]
-            ax.plot(x, y, "o", color=color, ms=9)
-            above = network["name"] != "vgg_a"  # the two VGGs stand at nearly the same place
-            offset, align = ((0, 9), "bottom") if above else ((0, -9), "top")
-            ax.annotate(network["label"], (x, y), offset, textcoords="offset points", ha="center", va=align)
+            ax.plot(x, network["final_accuracy"]["mean"], "o", color=color, ms=9, label=network["label"])
         if network["reported_accuracy"]:
             ax.plot(x, network["reported_accuracy"], "o", color=color, ms=9, mfc="none", mew=1.6)
-    ax.plot([], [], "o", color="0.3", ms=9, label="here, last epoch")
     ax.plot([], [], "o", color="0.3", ms=9, mfc="none", mew=1.6, label="reported")
     ax.set(xscale="log", xlabel="parameters", ylabel="test accuracy")
     ax.margins(x=0.15, y=0.15)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n / 1e6:g} M" if n >= 1e6 else f"{n / 1e3:g} k"))
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.legend(loc="lower right")
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

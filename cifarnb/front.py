@@ -19,7 +19,9 @@ def banner(summary: Mapping[str, Any], sections: Sequence[Section]) -> list[str]
             f"**Profile {summary['profile']}: the schedule is shortened.** These runs show that everything works and "
             "which way the numbers go; they are not the write-up's experiment (that is the profile full)."
         )
-        fewer = [f"{n['label']} {n['train_images']:,}" for n in ran if n["train_images"] < summary["data"]["train_images"]]
+        fewer = [
+            f"{n['label']} {n['train_images']:,}" for n in ran if n["train_images"] < summary["data"]["train_images"]
+        ]
         if fewer:
             notices.append(
                 f"Trained on fewer than the {summary['data']['train_images']:,} training images: {', '.join(fewer)}."
@@ -37,25 +39,27 @@ def banner(summary: Mapping[str, Any], sections: Sequence[Section]) -> list[str]
 def front_page(summary: Mapping[str, Any]) -> str:
     """The verdict in a few lines, and the small table."""
     judged = [claim for claim in summary["claims"] if claim["agrees"] is not None]
-    agreeing = sum(claim["agrees"] for claim in judged)
     ran = [network for network in summary["networks"] if network["final_accuracy"]]
-    lines = []
+    lines = ["# Results at a glance (结果概览)", ""]
     if ran:
         best = max(ran, key=lambda network: network["final_accuracy"]["mean"])
+        error = tables.percent(1 - best["final_accuracy"]["mean"])
         lines.append(
-            f"**Best network:** {best['label']} with {best['parameters']:,} parameters reaches "
-            f"**{tables.accuracy(best)}** test accuracy after its last epoch (test error "
-            f"{tables.percent(1 - best['final_accuracy']['mean'])})."
+            f"- **Best network:** {best['label']} with {best['parameters']:,} parameters, **{tables.accuracy(best)}** test "
+            f"accuracy after the last epoch (test error {error})."
         )
+    left = len(summary["claims"]) - len(judged)
     lines.append(
-        f"**The write-up's conclusions:** {agreeing} of the {len(judged)} that were measured come out the same here"
-        + (f"; {left} were not measured." if (left := len(summary["claims"]) - len(judged)) else ".")
+        f"- **The write-up's conclusions:** {sum(claim['agrees'] for claim in judged)} of the {len(judged)} that were "
+        f"measured come out the same here{f'; {left} were not measured' if left else ''} ([all](#table-claims))."
     )
-    lines += [f"Does not agree: {c['claim']} Here: {c['evidence']}." for c in judged if not c["agrees"]]
-    lines.append(f"**Data:** {summary['data']['source']}.")
+    lines += [f"    - Not so here: {claim['claim']} ({claim['evidence']})" for claim in judged if not claim["agrees"]]
+    lines.append(f"- **Data:** {summary['data']['source']}.")
     columns = ["network", "parameters", "reported", "here, last epoch", "here, best epoch"]
     table = tables.networks(summary)[columns].to_markdown(index=False, disable_numparse=True, colalign=_ALIGN)
-    return "\n\n".join([*lines, table])
+    return "\n".join(
+        [*lines, "", table, "", "Test accuracy; in brackets the epoch. The best epoch is chosen on the test images."]
+    )
 
 
 _ALIGN = ("left", "right", "right", "right", "right")

@@ -11,7 +11,7 @@ EVALUATION_BATCH = 1000  # a constant, so that rounding does not depend on the t
 
 
 def predict(model: nn.Module, images: Tensor, precision: str) -> Tensor:
-    """Logits (N, 10) in float32, on the images' device, of images (N, 32, 32, 3) in uint8; leaves the model in eval mode."""
+    """Logits (N, 10) in float32 of images (N, 32, 32, 3) in uint8, on their device; leaves the model in eval mode."""
     model.eval()
     with torch.inference_mode(), autocast(images.device, precision):
         return torch.cat([model(normalize(part)).float() for part in images.split(EVALUATION_BATCH)])
@@ -21,5 +21,5 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -
     """Mean cross-entropy (nats) and accuracy (0 to 1) on images (N, 32, 32, 3) in uint8 and labels (N,)."""
     logits = predict(model, images, precision)
     loss = F.cross_entropy(logits, labels).item()
-    accuracy = (logits.argmax(1) == labels).float().mean().item()
+    accuracy = (logits.argmax(1) == labels).sum().item() / len(labels)
     return loss, accuracy

@@ -12,7 +12,7 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ SHOWN_TYPES = ("image/png", "text/html", "text/markdown", "text/plain")
 STATUS_TITLES = {"failed": "This section failed", "timeout": "This section ran out of time"}
 FENCED = r"^ {0,3}(?P<fence>```+|~~~+).*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)"
 CODE_SPAN = r"(?P<ticks>`+)(?:(?!\n\s*\n).)+?(?P=ticks)"
-REFERENCE = r"\{\{\s*(?P<kind>fig|table):(?P<name>[^{}]*?)\s*\}\}"
+REFERENCE = r"\[(?P<text>[^\[\]]*)\]\((?P<target>#(?:fig|table)-[^()\s]+)\)"
 LEADING_HEADINGS = re.compile(r"\s*(?:#{1,6}[ \t][^\n]*(?:\n\s*|$))+")
 HAN = r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
 CHINESE = re.compile(rf"\([^()<>]*{HAN}[^()<>]*\)|{HAN}(?:[^()<>&]*{HAN})?")  # a bracket with Chinese in it, or a run
@@ -49,12 +49,20 @@ class Section:
 
 
 def render(
-    sections: Sequence[Section], out: Path, *, title: str, banner: Sequence[str], front: str, provenance: str
+    sections: Sequence[Section],
+    out: Path,
+    *,
+    title: str,
+    banner: Sequence[str],
+    front: str,
+    provenance: str,
+    files: Mapping[str, str] | None = None,
 ) -> tuple[Path, Path]:
     """Write ``out/report.html``, ``out/report.md`` and ``out/figures/*.png``; return the two paths.
 
     ``banner`` holds notices (inline Markdown) that the reader must know, ``front`` the Markdown of the front page and
-    ``provenance`` that of the closing section, which gets the heading "Provenance" if it brings none.
+    ``provenance`` that of the closing section, which gets the heading "Provenance" if it brings none.  A file that the
+    text names as code, `` `there` ``, becomes a link where ``files`` says what it is called in ``out``: there → here.
     """
     if not LEADING_HEADINGS.match(provenance):
         provenance = f"# Provenance\n\n{provenance}"
@@ -62,20 +70,20 @@ def render(
     for section in sections:
         cells += _section_cells(section)
     cells.append(_markdown_cell("provenance", provenance))
-    links = _number(cells)
+    links = _number(cells) | {f"`{there}`": f"[{Path(here).name}]({here})" for there, here in (files or {}).items()}
     banner = [_resolve(notice, links) for notice in banner]
     _resolve_cells(cells, links)
 
     book = new_notebook(metadata={"language_info": {"name": "python", "pygments_lexer": "ipython3"}})
     book.cells = cells
     for number, cell in enumerate(cells):
-        cell.id = f"cell-{number}"  # unique over all notebooks, and the same each time
+        cell.id = f"cell-{number}"  # two notebooks may use the same id, of which nbconvert would warn
     html_page = _to_html(book, title, banner)
-    markdown_page, files = _to_markdown(book, title, banner)
+    markdown_page, images = _to_markdown(book, title, banner)
 
-    for name, data in files.items():
+    for name, data in images.items():
         _write(out / name, data)
-    for stale in set(out.glob("figures/*.png")) - {out / name for name in files}:
+    for stale in set(out.glob("figures/*.png")) - {out / name for name in images}:
         stale.unlink()
     _write(out / "report.html", html_page.encode())
     _write(out / "report.md", markdown_page.encode())
@@ -136,7 +144,7 @@ def _shown_output(output: NotebookNode) -> NotebookNode | None:
     if output.output_type == "error":
         return output
     if output.output_type == "stream":
-        return output if output.name == "stdout" and output.text.strip() else None
+        return output if output.text.strip() else None  # the templates leave out stderr
     kind = output.metadata.get("cifarnb", {}).get("kind")
     if kind == "caption" or "application/vnd.jupyter.widget-view+json" in output.data:
         return None
@@ -149,9 +157,11 @@ def _shown_output(output: NotebookNode) -> NotebookNode | None:
 
 
 def _bare_table(table: str) -> str:
-    """Leave pandas' own looks out of its table: the style sheet of the report is in charge."""
+    """Leave the looks of a table to the style sheet; what its maker aligned to the right becomes the class "num"."""
     table = re.sub(r"(?s)<(style|script)\b.*?</\1>", "", table)
-    return re.sub(r'(<table[^>]*?) border="\d+"', r"\1", table)
+    table = re.sub(r'(<table[^>]*?) border="\d+"', r"\1", table)
+    table = re.sub(r'(<t[dh]) style="text-align: ?right;?"', r'\1 class="num"', table)
+    return re.sub(r'(<t[rdh]) style="text-align: ?(left|right);?"', r"\1", table)
 
 
 # --------------------------------------------------------------------------- numbers and references
@@ -179,7 +189,7 @@ def _number(cells: Iterable[NotebookNode]) -> dict[str, str]:
             target, title = _unique(f"{kind}-{name}", used), f"{label} {count[kind]}"
             output.metadata["report"] = {"id": target, "label": title, "caption": info.get("caption", "")}
             output.metadata["filename"] = f"{count[kind]:02d}-{name}.png"  # nbconvert extracts images under this name
-            links.setdefault(f"{kind}:{info.get('name')}", f"[{title}](#{target})")
+            links[f"#{target}"] = f"[{title}](#{target})"
     return links
 
 
@@ -206,14 +216,17 @@ def _resolve_cells(cells: Iterable[NotebookNode], links: dict[str, str]) -> None
                 output.metadata.report.caption = _resolve(output.metadata.report.caption, links)
 
 
-def _resolve(text: str, links: dict[str, str]) -> str:
-    """Replace each ``{{fig:name}}`` and ``{{table:name}}`` by a link."""
+def _resolve(text: str, links: Mapping[str, str]) -> str:
+    """Give a link to a figure or table its number for a text, and make a link of a file that is named as code.
 
-    def link(match: re.Match[str]) -> str:
-        missing = f"({'figure' if match['kind'] == 'fig' else 'table'} not in this report)"
-        return links.get(f"{match['kind']}:{match['name']}", missing)
+    A link to what this report does not have becomes its mere text.
+    """
 
-    return _replace_outside_code(REFERENCE, link, text)
+    def number(match: re.Match[str]) -> str:
+        return links.get(match["target"], match["text"])
+
+    text = _replace_outside_code(REFERENCE, number, text)
+    return re.sub(r"`[^`\n]+`", lambda match: links.get(match[0], match[0]), text)
 
 
 def _replace_outside_code(pattern: str, replace: Callable[[re.Match[str]], str], text: str) -> str:
@@ -246,14 +259,12 @@ class _Page(IPythonRenderer):
         self.contents: list[dict[str, Any]] = []
         self._section = ""
         self._used = {"top", "content", "end"}
-        block, inline = MathBlockParser(), MathInlineParser(hard_wrap=False)
-        # nbconvert finds "$$" anywhere, even in code, and makes a formula of "from $5 to $10". Here "$$" must begin a
-        # line, and "$" must touch the formula and not be followed by a digit.
-        block.specification["multiline_math"] = r"^ {0,3}\$\$(?s:.+?)\$\$[ \t]*$"
+        inline = MathInlineParser(hard_wrap=False)
+        # nbconvert makes a formula of "from $5 to $10". Here "$" must touch the formula and no digit may follow it.
         inline.specification["inline_math_tex"] = (
             r"(?<![\\$])\$(?![\s$])(?P<math_inline_tex>[^$`]+?)(?<![\s\\])\$(?![\d$])"
         )
-        self._markdown = MarkdownWithMath(self, block, inline)
+        self._markdown = MarkdownWithMath(self, MathBlockParser(), inline)
 
     def to_html(self, source: str, section: str = "") -> str:
         self._section = section
@@ -275,8 +286,7 @@ class _Page(IPythonRenderer):
         return f'<h{level} id="{target}">{text}</h{level}>\n'
 
     def table(self, text: str) -> str:
-        text = text.replace(' style="text-align:right"', ' class="num"').replace(' style="text-align:left"', "")
-        return f'<div class="table-scroll">\n<table>\n{text}</table>\n</div>\n'
+        return _bare_table(f'<div class="table-scroll">\n<table>\n{text}</table>\n</div>\n')
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
         # An image from elsewhere would be a request or a hole: one file has to do.
@@ -320,7 +330,9 @@ def _to_html(book: NotebookNode, title: str, banner: Sequence[str]) -> str:
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    return exporter.from_notebook_node(book, resources={"report": report})[0]
+    page_html, _ = exporter.from_notebook_node(book, resources={"report": report})
+    # Names, operators and punctuation have no colour of their own; their spans are more than half of the code's bytes.
+    return re.sub(r'<span class="(?:n|nn|o|p|w)">([^<]*)</span>', r"\1", page_html)
 
 
 # --------------------------------------------------------------------------- Markdown

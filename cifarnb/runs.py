@@ -3,7 +3,8 @@
 A finished run is a directory ``<model>-<key>`` with
 
 - ``config.json``: what determined the result;
-- ``history.json``: for every column a list with a value an epoch; ``losses.npy``: the training loss of every step, float32;
+- ``history.json``: for every column a list with a value an epoch;
+- ``losses.npy``: the training loss of every step, float32;
 - ``weights.safetensors``: parameters and buffers after the last epoch;
 - ``provenance.json``: commit, versions, device, precision, data, wall time.
 
@@ -66,7 +67,7 @@ class Run:
     @property
     def best_epoch(self) -> int:
         """The first epoch (from 1) with the highest test accuracy."""
-        return int(self.history["epoch"][self.history["test_accuracy"].idxmax()])
+        return int(self.history["epoch"].iloc[self.history["test_accuracy"].argmax()])
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -84,10 +85,11 @@ class Run:
 
 
 def project_root() -> Path:
-    """The nearest folder, from the working directory upwards, with notebooks/ and params/; else the package's parent."""
+    """The nearest folder from the working directory upwards with notebooks/ and params/; else the package's parent."""
     package = Path(__file__).resolve().parents[1]
     here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "notebooks").is_dir() and (p / "params").is_dir()), package)
+    upwards = (here, *here.parents)
+    return next((p for p in upwards if (p / "notebooks").is_dir() and (p / "params").is_dir()), package)
 
 
 def run_name(config: Config, fingerprint: str) -> str:

@@ -14,12 +14,13 @@ from typing import Any
 
 import nbformat
 import papermill
+import traitlets.config
 import yaml
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from cifarnb.config import Config, ConfigError, Number, explain, unknown_name
+from cifarnb.config import Config, ConfigError, Number, unknown_name
 from cifarnb.report import Section
 from cifarnb.runs import project_root
 
@@ -35,6 +36,7 @@ NETWORKS = {
     "vgg_a_bn": "04_batchnorm",
 }
 
+_KERNELS = traitlets.config.Config(KernelManager={"transport": "ipc"})  # files instead of open ports
 _TYPES = {"bool": bool, "int": int, "float": Number, "str": str, "list[int]": list[int], "list[float]": list[Number]}
 
 
@@ -134,17 +136,19 @@ def configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None
     return [Config.from_parameters(given, model=model, seed=seed) for seed in given["seeds"]]
 
 
-def other_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
-    """The further runs of a network in its section, with the first seed.
-
-    Of the VGGs those of the loss landscape, which differ in the learning rate alone; of resnet6 the one without
-    augmentation, where the profile has it.
-    """
+def landscape_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
+    """The runs of a network's loss landscape, which differ in the learning rate alone; none where it has none."""
     given = values(NETWORKS[model], profile, overrides)
-    changed: list[dict[str, Any]] = [{"lr": lr} for lr in given.get("landscape_lrs", [])]
-    if given.get("plain_batch_size"):
-        changed.append({"augment": False, "batch_size": given["plain_batch_size"]})
-    return [Config.from_parameters(given, model=model, seed=given["seeds"][0], **change) for change in changed]
+    rates = given.get("landscape_lrs", [])
+    return [Config.from_parameters(given, model=model, seed=given["seeds"][0], lr=lr) for lr in rates]
+
+
+def plain_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
+    """The run of a network without augmentation, where its section has one in this profile."""
+    given = values(NETWORKS[model], profile, overrides)
+    size = given.get("plain_batch_size", 0)
+    first = configs(model, profile, overrides)[0]
+    return [first.replace(augment=False, batch_size=size)] if size else []
 
 
 def values(section: str, profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -169,14 +173,13 @@ def execute(
     """
     tasks = {name: changes(name, profile, overrides) for name in sections}
     out.mkdir(parents=True, exist_ok=True)
-    last = {name: tasks.pop(name) for name in [SUMMARY] if name in tasks}
-    for group in (tasks, last):
-        workers = max(1, min(jobs, len(group)))
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _prepare_worker, (workers,))
-        with pool:
+    workers = max(1, min(jobs, len(tasks)))
+    last = {SUMMARY} & set(tasks)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _prepare_worker, (workers,)) as pool:
+        for group in (set(tasks) - last, last):
             waiting = {
-                pool.submit(_execute_one, name, str(notebook(name)), str(out / f"{name}.ipynb"), values, timeout): name
-                for name, values in group.items()
+                pool.submit(_execute_one, name, notebook(name), out / f"{name}.ipynb", tasks[name], timeout): name
+                for name in sorted(group)
             }
             for future in as_completed(waiting):
                 try:
@@ -191,13 +194,14 @@ def _prepare_worker(workers: int) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
-def _execute_one(name: str, source: str, target: str, parameters: dict[str, Any], timeout: int | None) -> Section:
+def _execute_one(name: str, source: Path, target: Path, parameters: dict[str, Any], timeout: int | None) -> Section:
     started = time.perf_counter()
+    target.unlink(missing_ok=True)  # an older one must not pass for this one
     status, error = "ok", None
     try:
         papermill.execute_notebook(
             source, target, parameters, kernel_name="python3", progress_bar=False, execution_timeout=timeout,
-            stderr_file=sys.stderr,
+            stderr_file=sys.stderr, config=_KERNELS,
         )  # fmt: skip
     except PapermillExecutionError as failure:
         status, error = "failed", f"{failure.ename}: {failure.evalue}"
@@ -207,7 +211,7 @@ def _execute_one(name: str, source: str, target: str, parameters: dict[str, Any]
         status, error = "failed", "the kernel died"
     except Exception as failure:
         status, error = "failed", f"{type(failure).__name__}: {failure}"
-    executed = Path(target) if Path(target).exists() else None
+    executed = target if target.exists() else None
     if status == "ok" and executed and (cell := first_unexecuted(executed)):
         # A kernel that dies leaves a notebook in which papermill calls every cell completed.
         status, error = "failed", f"the kernel died at or before the cell that begins: {cell}"

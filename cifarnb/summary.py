@@ -20,20 +20,17 @@ from cifarnb.runs import Run
 def summarize(
     profile: str, dataset: Dataset, runs_dir: str | Path = "runs", overrides: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What ``summary.json`` holds and section 3 shows: networks, landscape, claims, data; trains nothing.
+    """What ``summary.json`` holds and section 3 shows: networks, claims, data; trains nothing.
 
     A network that has no finished run in this profile stands there with ``None`` for what was not measured.
     """
     networks = []
     for name in sections.NETWORKS:
         found = _find(sections.configs(name, profile, overrides), dataset, runs_dir)
-        networks.append(describe_network(name, found))
-    landscape = {}
-    for name in ("vgg_a", "vgg_a_bn"):
-        wanted = sections.other_configs(name, profile, overrides)
-        found = _find(wanted, dataset, runs_dir)
-        if len(found) == len(wanted):
-            landscape[name] = describe_landscape(found)
+        wanted = sections.landscape_configs(name, profile, overrides)
+        rates = _find(wanted, dataset, runs_dir)
+        landscape = describe_landscape(rates) if wanted and len(rates) == len(wanted) else None
+        networks.append(describe_network(name, found) | {"landscape": landscape})
     return {
         "profile": profile,
         "data": {
@@ -44,8 +41,7 @@ def summarize(
             "test_images": len(dataset.test_images),
         },
         "networks": networks,
-        "landscape": landscape,
-        "claims": judge({network["name"]: network for network in networks}, landscape),
+        "claims": judge(networks),
     }
 
 
@@ -95,7 +91,7 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def mean_and_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, 95 % confidence interval of the mean [low, high] by Student's t (None for a single value), and the values."""
+    """Mean, its 95 % confidence interval [low, high] by Student's t (None for a single value), and the values."""
     mean, interval = statistics.fmean(values), None
     if len(values) > 1:
         half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))

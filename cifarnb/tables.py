@@ -94,7 +94,9 @@ def claims(summary: Mapping[str, Any]) -> pd.DataFrame:
 def landscape(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     """Test accuracy after the last epoch for every learning rate (rows) and network (columns)."""
     columns = {
-        LABELS[name]: {f"{run.config.lr:g}": "diverged" if run.diverged else percent(run.final_accuracy) for run in same}
+        LABELS[name]: {
+            f"{run.config.lr:g}": "diverged" if run.diverged else percent(run.final_accuracy) for run in same
+        }
         for name, same in runs.items()
     }
     table = pd.DataFrame(columns)
@@ -106,12 +108,12 @@ def accuracy(network: Mapping[str, Any]) -> str:
     final = network["final_accuracy"]
     if final["ci95"] is None:
         return percent(final["mean"]) or ""
-    return f"{100 * final['mean']:.2f} ± {50 * (final['ci95'][1] - final['ci95'][0]):.2f} %"
+    return f"{100 * final['mean']:.2f} ± {50 * (final['ci95'][1] - final['ci95'][0]):.2f}%"
 
 
 def percent(fraction: float | None) -> str | None:
-    """``77.06 %``; None stays None."""
-    return None if fraction is None else f"{100 * fraction:.2f} %"
+    """``77.06%``; None stays None."""
+    return None if fraction is None else f"{fraction:.2%}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -57,7 +57,7 @@ def fit(
     """
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train_images, train_labels, test_images, test_labels = tensors_on(device, dataset, config)
     n = len(train_images)
     if config.augment:
@@ -78,13 +78,14 @@ def fit(
         history, wall = state["history"], state["wall"]
         losses = [part.cpu() for part in state["losses"]]
     epochs_left = config.epochs - len(history)
-    seconds = estimate_seconds(model, train_images, train_labels, len(test_images), config, device, precision)
-    print(
-        f"{config.model}, lr {config.lr:g}, seed {config.seed}: training {epochs_left} epochs of {n:,} images on "
-        f"{device_name(device)} in {precision}, about {format_seconds(epochs_left * seconds)}",
-        file=sys.stderr,
-        flush=True,
-    )
+    if epochs_left:
+        seconds = estimate_seconds(model, train_images, train_labels, len(test_images), config, device, precision)
+        print(
+            f"{config.model}, lr {config.lr:g}, seed {config.seed}: training {epochs_left} epochs of {n:,} images on "
+            f"{device_name(device)} in {precision}, about {format_seconds(epochs_left * seconds)}",
+            file=sys.stderr,
+            flush=True,
+        )
     bar = tqdm(
         total=config.epochs * steps_per_epoch,
         initial=len(history) * steps_per_epoch,

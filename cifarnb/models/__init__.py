@@ -103,6 +103,6 @@ def _describe(module: nn.Module) -> str:
 
 
 def feature_maps(model: nn.Module, images: Tensor, nodes: list[str]) -> dict[str, Tensor]:
-    """The outputs of the named submodules for images (N, 3, 32, 32): name → (N, C, H, W).  The model is put in eval mode."""
+    """The named submodules' outputs (N, C, H, W) for images (N, 3, 32, 32); leaves the model in eval mode."""
     with torch.no_grad():
         return create_feature_extractor(model.eval(), return_nodes=nodes)(images)

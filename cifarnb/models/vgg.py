@@ -1,4 +1,4 @@
-"""VGG-A of section 2 (Simonyan & Zisserman 2014, arXiv 1409.1556), with the small classifier of the course's starter."""
+"""VGG-A of section 2 (Simonyan & Zisserman 2014, arXiv 1409.1556), with the classifier of the course's starter."""
 
 from torch import Tensor, nn
 

@@ -32,7 +32,8 @@
     if (place.bottom > box.bottom - 40) sidebar.scrollTop += place.bottom - box.bottom + 40;
   }
 
-  const atLine = new IntersectionObserver(markCurrent, { rootMargin: `0px 0px ${(line - 1) * 100}% 0px` });
+  // Watched is all that lies above the line, however far: a jump may take a heading past the window in one step.
+  const atLine = new IntersectionObserver(markCurrent, { rootMargin: `1000000px 0px ${(line - 1) * 100}% 0px` });
   for (const heading of headings) atLine.observe(heading);
   new IntersectionObserver(markCurrent).observe(document.querySelector("#end"));
 

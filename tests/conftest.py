@@ -1,0 +1,76 @@
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cifarnb import runs
+from cifarnb.claims import judge
+from cifarnb.config import Config
+from cifarnb.data import CIFAR10_CLASSES, Dataset
+from cifarnb.summary import describe_landscape, describe_network
+
+
+@pytest.fixture
+def tiny_dataset():
+    """256 training and 64 test images of noise."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(n):
+        images = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8, generator=generator)
+        return images, torch.randint(0, 10, (n,), generator=generator)
+
+    return Dataset(*noise(256), *noise(64), CIFAR10_CLASSES, source="noise", canonical=False, fingerprint="0" * 64)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """A function that writes a run with made-up numbers: ``accuracies`` are an epoch's, ``losses`` a step's."""
+    numbers = itertools.count()
+
+    def make(model="simple_cnn", *, accuracies=(0.3, 0.5, 0.4), losses=(2.0, 1.5, 1.0), provenance=None, **config):
+        epoch = np.arange(1, len(accuracies) + 1)
+        made = Config(model=model, precision="float32", epochs=len(epoch), **config)
+        history = pd.DataFrame(
+            {
+                "epoch": epoch,
+                "train_loss": losses[-1] + (len(epoch) - epoch) / 4,
+                "train_accuracy": np.array(accuracies) + 0.05,
+                "test_loss": losses[-1] + 0.5 + (len(epoch) - epoch) / 8,
+                "test_accuracy": accuracies,
+                "lr": made.lr,
+                "seconds": epoch * 2.0,
+                "images_per_s": 256 / (epoch * 2.0),
+            }
+        )
+        origin = {
+            "finished": "2026-01-02T03:04:05+00:00",
+            "git_commit": "0123456789abcdef",
+            "git_dirty": False,
+            "device_name": "a small machine",
+            "precision": "float32",
+            "train_images": 256,
+            "test_images": 64,
+            "wall_seconds": 12.0,
+        }
+        path = tmp_path / "made-up runs" / f"{model}-{next(numbers):012x}"
+        weights = {"weight": torch.zeros(1)}
+        return runs.save(path, made, history, np.array(losses), weights, origin | (provenance or {}))
+
+    return make
+
+
+@pytest.fixture
+def make_summary():
+    """A function that makes a report's summary from the runs of each network; none: the network did not run."""
+
+    def make(profile="full", landscapes=None, data=None, **runs):
+        networks = []
+        for name, same in runs.items():
+            rates = (landscapes or {}).get(name)
+            networks.append(describe_network(name, same) | {"landscape": describe_landscape(rates) if rates else None})
+        origin = {"source": "noise", "cifar10": True, "fingerprint": "f" * 64, "train_images": 256, "test_images": 64}
+        return {"profile": profile, "data": origin | (data or {}), "networks": networks, "claims": judge(networks)}
+
+    return make

@@ -1,0 +1,154 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from cifarnb import experiment, runs
+from cifarnb.config import Config
+from cifarnb.data import normalize
+from cifarnb.training import fit
+
+CONFIG = Config(model="simple_cnn", epochs=2, batch_size=64)
+
+# A run of many short epochs, in a process of its own, to be killed.
+CHILD = """
+import sys
+import torch
+from cifarnb import experiment
+from cifarnb.config import Config
+from cifarnb.data import load
+torch.set_num_threads(1)
+experiment.run(Config.model_validate_json(sys.argv[1]), load("synthetic"), sys.argv[2])
+"""
+CHILD_CONFIG = Config(
+    model="resnet6", epochs=5, train_size=128, test_size=64, batch_size=32, augment=True, optimizer="adam",
+    lr=1e-3, schedule="one_cycle",
+)  # fmt: skip
+
+
+def test_a_run_is_trained_once_and_then_loaded(tiny_dataset, tmp_path, monkeypatch):
+    first = experiment.run(CONFIG, tiny_dataset, tmp_path)
+    monkeypatch.setattr(experiment, "fit", None)  # training again would fail
+    again = experiment.run(CONFIG, tiny_dataset, tmp_path)
+    assert again.history.equals(first.history)
+    assert np.array_equal(again.losses, first.losses)
+    assert again.path == first.path == tmp_path / first.name
+
+
+def test_find_trains_nothing(tiny_dataset, tmp_path):
+    assert experiment.find(CONFIG, tiny_dataset, tmp_path) is None
+    assert not list(tmp_path.glob("*"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lr": 0.002}, {"seed": 1}, {"epochs": 3}, {"augment": True}, {"precision": "bfloat16"}, {"train_size": 64}],
+)
+def test_what_determines_the_result_is_in_the_key(change, tiny_dataset, tmp_path):
+    config = CONFIG.replace(precision="float32")
+    experiment.run(config, tiny_dataset, tmp_path)
+    assert experiment.find(config, tiny_dataset, tmp_path)
+    assert experiment.find(config.replace(**change), tiny_dataset, tmp_path) is None
+
+
+def test_where_it_happens_is_not_in_the_key(tiny_dataset, tmp_path):
+    trained = experiment.run(CONFIG, tiny_dataset, tmp_path)
+    assert (
+        experiment.find(CONFIG.replace(device="cpu", data="elsewhere.npz"), tiny_dataset, tmp_path).name == trained.name
+    )
+
+
+def test_a_run_records_where_it_came_from(tiny_dataset, tmp_path):
+    made = experiment.run(CONFIG, tiny_dataset, tmp_path).provenance
+    assert made["data"] == {"source": tiny_dataset.source, "fingerprint": tiny_dataset.fingerprint, "cifar10": False}
+    assert made["versions"]["torch"] == torch.__version__
+    assert {"git_commit", "git_dirty", "device_name", "precision", "seed", "wall_seconds", "finished"} <= set(made)
+    assert (made["train_images"], made["test_images"]) == (256, 64)
+
+
+def test_the_trained_model_gives_the_recorded_accuracy(tiny_dataset, tmp_path):
+    run = experiment.run(CONFIG.replace(precision="float32"), tiny_dataset, tmp_path)
+    logits = experiment.trained_model(run)(normalize(tiny_dataset.test_images))
+    assert (logits.argmax(1) == tiny_dataset.test_labels).sum().item() / 64 == run.final_accuracy
+
+
+def test_a_failure_leaves_no_finished_run(tiny_dataset, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(experiment, "fit", fail)
+    with pytest.raises(RuntimeError):
+        experiment.run(CONFIG, tiny_dataset, tmp_path)
+    monkeypatch.setattr(experiment, "fit", fit)
+    assert experiment.find(CONFIG, tiny_dataset, tmp_path) is None
+    assert len(experiment.run(CONFIG, tiny_dataset, tmp_path).history) == 2
+
+
+def start_child(folder):
+    env = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CHILD, CHILD_CONFIG.model_dump_json(), str(folder)]
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    child = start_child(folder)
+    _, said = child.communicate(timeout=300)
+    assert child.returncode == 0, said
+    return runs.load(next(folder.glob("resnet6-*")))
+
+
+def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path):
+    """SIGKILL as soon as the first epoch is saved, then again in the middle of a later one, then let it finish."""
+    for more in (0.0, 0.15):
+        child = start_child(tmp_path)
+        before = [p.stat().st_mtime_ns for p in tmp_path.glob("*.part/checkpoint.pt")]
+        while [p.stat().st_mtime_ns for p in tmp_path.glob("*.part/checkpoint.pt")] == before:
+            assert child.poll() is None, child.stderr.read()
+            time.sleep(0.005)
+        time.sleep(more)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        child.stderr.close()
+        state = torch.load(next(tmp_path.glob("*.part/checkpoint.pt")), weights_only=True)
+        assert 0 < len(state["history"]) < CHILD_CONFIG.epochs
+    child = start_child(tmp_path)
+    _, said = child.communicate(timeout=300)
+    assert child.returncode == 0, said
+    left = CHILD_CONFIG.epochs - len(state["history"])
+    assert f"training {left} epochs" in said  # from the last finished epoch, not from the start
+
+    resumed = runs.load(next(tmp_path.glob("resnet6-*")))
+    timeless = [r.history.drop(columns=["seconds", "images_per_s"]) for r in (resumed, uninterrupted)]
+    assert timeless[0].equals(timeless[1])
+    assert np.array_equal(resumed.losses, uninterrupted.losses)
+    for name, tensor in uninterrupted.weights().items():
+        assert torch.equal(resumed.weights()[name], tensor), name
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(uninterrupted, tmp_path):
+    child = start_child(tmp_path)
+    while not list(tmp_path.glob(".locks/*")):
+        assert child.poll() is None
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stderr.close()
+    child = start_child(tmp_path)
+    _, said = child.communicate(timeout=300)
+    assert child.returncode == 0, said
+    assert np.array_equal(runs.load(next(tmp_path.glob("resnet6-*"))).losses, uninterrupted.losses)
+
+
+def test_two_processes_share_one_run(uninterrupted, tmp_path):
+    children = [start_child(tmp_path) for _ in range(2)]
+    said = [child.communicate(timeout=300)[1] for child in children]
+    assert [child.returncode for child in children] == [0, 0], said
+    assert sum("training" in text for text in said) == 1
+    assert len(list(tmp_path.glob("resnet6-*"))) == 1

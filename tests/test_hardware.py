@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from cifarnb import hardware
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def gpu_is_there(monkeypatch, there):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+
+
+@pytest.mark.parametrize(("there", "meant"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_the_gpu_where_there_is_one(there, meant, monkeypatch):
+    gpu_is_there(monkeypatch, there)
+    assert hardware.resolve_device("auto") == torch.device(meant)
+    assert hardware.resolve_device("cpu") == CPU
+
+
+def test_cuda_without_a_gpu_is_refused(monkeypatch):
+    gpu_is_there(monkeypatch, False)
+    with pytest.raises(ValueError, match="^device: cuda .* use auto or cpu$"):
+        hardware.resolve_device("cuda")
+    gpu_is_there(monkeypatch, True)
+    assert hardware.resolve_device("cuda") == CUDA
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_precision_that_is_asked_for_is_taken(precision):
+    assert hardware.resolve_precision(precision, CPU) == hardware.resolve_precision(precision, CUDA) == precision
+
+
+@pytest.mark.parametrize(
+    ("features", "meant"),
+    [
+        ({}, "float32"),
+        ({"avx2": True, "avx512_bf16": False}, "float32"),
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"bf16": True}, "bfloat16"),  # ARM
+    ],
+)
+def test_auto_is_bfloat16_where_the_processor_has_it(features, meant, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    assert hardware.resolve_precision("auto", CPU) == meant
+
+
+@pytest.mark.parametrize(("native", "meant"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_does_not_take_a_gpu_that_emulates_bfloat16(native, meant, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert hardware.resolve_precision("auto", CUDA) == meant
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_autocast_computes_products_in_the_precision_and_keeps_the_weights(precision):
+    layer = torch.nn.Linear(4, 3)
+    with hardware.autocast(CPU, precision):
+        out = layer(torch.ones(2, 4))
+    assert out.dtype == getattr(torch, precision)
+    assert layer.weight.dtype == torch.float32
+    assert layer(torch.ones(2, 4)).dtype == torch.float32
+
+
+def test_the_name_of_the_processor_stands_with_its_threads():
+    hardware.synchronize(CPU)  # nothing to wait for
+    name = hardware.device_name(CPU)
+    assert name.endswith(f" ({torch.get_num_threads()} threads)")
+    assert not name.startswith(" ")

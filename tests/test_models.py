@@ -1,0 +1,235 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cifarnb import models
+from cifarnb.models import MODELS, build_model, count_multiply_adds, count_parameters, feature_maps, list_layers
+from cifarnb.models.resnet import BasicBlock, ResNet
+from cifarnb.models.vgg import VGG
+
+PARAMETERS = {"simple_cnn": 62_006, "resnet6": 692_122, "resnet9": 1_080_090, "vgg_a": 9_750_922, "vgg_a_bn": 9_756_426}
+VGG_SHAPES = [
+    *[(64, 32, 32), (64, 16, 16), (128, 16, 16), (128, 8, 8), (256, 8, 8), (256, 8, 8), (256, 4, 4)],
+    *[(512, 4, 4), (512, 4, 4), (512, 2, 2), (512, 2, 2), (512, 2, 2), (512, 1, 1), (512,), (512,), (512,), (10,)],
+]
+SHAPES = {  # of the write-up's tables
+    "simple_cnn": [(6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5), (400,), (120,), (84,), (10,)],
+    "resnet6": [
+        *[(16, 32, 32), *[(32, 16, 16)] * 2, *[(64, 8, 8)] * 2, *[(128, 4, 4)] * 2],
+        *[(128, 1, 1), (128,), (10,)],
+    ],
+    "resnet9": [
+        *[(16, 32, 32), *[(32, 16, 16)] * 3, *[(64, 8, 8)] * 3, *[(128, 4, 4)] * 3],
+        *[(128, 1, 1), (128,), (10,)],
+    ],
+    "vgg_a": VGG_SHAPES,
+    "vgg_a_bn": VGG_SHAPES,
+}
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return {name: build_model(name) for name in MODELS}
+
+
+def test_the_networks_and_their_labels():
+    assert [*MODELS] == [*models.LABELS] == [*PARAMETERS]
+    assert len(set(models.LABELS.values())) == 5
+    with pytest.raises(KeyError):
+        build_model("resnet18")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_those_of_the_write_up(name, networks):
+    assert count_parameters(networks[name]) == PARAMETERS[name]
+
+
+def test_frozen_parameters_do_not_count():
+    layer = nn.Linear(3, 4)
+    layer.weight.requires_grad_(False)
+    assert count_parameters(layer) == 4
+
+
+def slow_multiply_adds(model):
+    """Summed over the layers as they run: one for every weight that an output value is made with."""
+    total = 0
+
+    def count(layer, _, output):
+        nonlocal total
+        total += output.numel() * layer.weight[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, 32, 32))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_multiply_adds_are_those_of_a_slow_count(name, networks):
+    assert count_multiply_adds(networks[name]) == slow_multiply_adds(networks[name])
+
+
+def test_multiply_adds_of_the_simple_cnn_by_hand(networks):
+    convolutions = 28 * 28 * 6 * 3 * 25 + 10 * 10 * 16 * 6 * 25
+    assert count_multiply_adds(networks["simple_cnn"]) == convolutions + 400 * 120 + 120 * 84 + 84 * 10
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_table_has_the_write_ups_shapes_and_all_parameters(name, networks):
+    layers = list_layers(networks[name])
+    assert [layer.output_shape for layer in layers] == SHAPES[name]
+    assert sum(layer.parameters for layer in layers) == PARAMETERS[name]
+
+
+def test_the_table_names_the_layers_as_the_write_up_does(networks):
+    assert [layer.name for layer in list_layers(networks["simple_cnn"])] == [
+        "Conv2d(3→6, 5×5) + ReLU",
+        "MaxPool2d(2)",
+        "Conv2d(6→16, 5×5) + ReLU",
+        "MaxPool2d(2)",
+        "Flatten",
+        "Linear(400→120) + ReLU",
+        "Linear(120→84) + ReLU",
+        "Linear(84→10)",
+    ]
+    stem, first, second, *_ = (layer.name for layer in list_layers(networks["resnet6"]))
+    assert stem == "Conv2d(3→16, 3×3, padding 1) + BatchNorm2d + ReLU"
+    assert first == "BasicBlock(16→32, stride 2, downsample)"
+    assert second == "BasicBlock(32→32)"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_images_become_ten_logits_each_on_its_own(name, networks):
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = networks[name].eval()
+    with torch.no_grad():
+        logits = model(images)
+        torch.testing.assert_close(logits[1:2], model(images[1:2]), rtol=1e-4, atol=1e-5)
+    assert logits.shape == (3, 10)
+
+
+@pytest.mark.parametrize("name", ["simple_cnn", "resnet6", "vgg_a_bn"])
+def test_the_seed_alone_decides_the_weights(name):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = build_model(name, seed=7).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    again, other = build_model(name, seed=7).state_dict(), build_model(name, seed=8).state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    "describe",
+    [
+        count_multiply_adds,
+        pytest.param(list_layers, marks=pytest.mark.xfail(strict=True, reason="torchinfo draws a random image")),
+    ],
+)
+def test_describing_a_network_draws_no_random_numbers(describe, networks):
+    state = torch.get_rng_state()
+    describe(networks["simple_cnn"])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "describe",
+    [
+        pytest.param(count_multiply_adds, marks=pytest.mark.xfail(strict=True, reason="leaves it in eval mode")),
+        list_layers,
+    ],
+)
+def test_describing_a_network_changes_nothing(describe):
+    model = build_model("resnet6").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    describe(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training
+
+
+@pytest.mark.parametrize("name", ["vgg_a", "vgg_a_bn"])
+def test_vgg_has_xavier_normal_weights_and_zero_biases(name, networks):
+    fresh = [m for m in build_model(name).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(fresh) == 11
+    for layer in fresh:
+        weight = layer.weight.detach()
+        receptive = weight[0, 0].numel()
+        expected = math.sqrt(2 / ((weight.shape[0] + weight.shape[1]) * receptive))
+        error = 5 / math.sqrt(2 * weight.numel())  # five standard errors of a standard deviation
+        assert weight.std().item() == pytest.approx(expected, rel=error)
+        assert weight.mean().item() == pytest.approx(0, abs=5 * expected / math.sqrt(weight.numel()))
+        assert weight.abs().max() > math.sqrt(3) * expected  # normal, not uniform
+        assert not layer.bias.any()
+
+
+def test_batch_norm_follows_every_convolution_of_vgg_and_nothing_else():
+    kinds = [type(module) for module in VGG(batch_norm=True).features]
+    assert [kinds[i + 1] for i, kind in enumerate(kinds) if kind is nn.Conv2d] == [nn.BatchNorm2d] * 8
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in VGG(batch_norm=True).classifier)
+    assert [kind for kind in kinds if kind is not nn.BatchNorm2d] == [type(m) for m in VGG(batch_norm=False).features]
+
+
+def plain_block(block, x, training):
+    """A residual block by its formula."""
+
+    def convolve(x, convolution, norm, stride, padding):
+        x = F.conv2d(x, convolution.weight, stride=stride, padding=padding)
+        # The running statistics are updated in place: on copies, to leave the block alone.
+        running = norm.running_mean.clone(), norm.running_var.clone()
+        return F.batch_norm(x, *running, norm.weight, norm.bias, training=training)
+
+    stride = x.shape[-1] // block.conv1(x).shape[-1]
+    out = convolve(x, block.conv1, block.bn1, stride, 1).clamp(min=0)
+    out = convolve(out, block.conv2, block.bn2, 1, 1)
+    skip = convolve(x, *block.downsample, stride, 0) if len(block.downsample) else x
+    return (out + skip).clamp(min=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("channels", "stride", "projects"), [((4, 4), 1, False), ((4, 6), 2, True), ((4, 6), 1, True)])
+def test_a_residual_block_is_its_formula(channels, stride, projects, training):
+    generator = torch.Generator().manual_seed(0)
+    block = BasicBlock(*channels, stride)
+    with torch.no_grad():
+        for tensor in block.state_dict().values():
+            if tensor.is_floating_point():  # batch norm's too, which would else be ones and zeros
+                tensor.uniform_(0.1, 1, generator=generator)
+    x = torch.randn(5, channels[0], 8, 8, generator=generator)
+    expected = plain_block(block, x, training)
+    torch.testing.assert_close(block.train(training)(x), expected)
+    assert expected.shape == (5, channels[1], 8 // stride, 8 // stride)
+    assert bool(len(block.downsample)) == projects
+
+
+def test_residual_networks_have_the_write_ups_design(networks):
+    for name, depth in {"resnet6": 2, "resnet9": 3}.items():
+        blocks = [m for m in networks[name].modules() if isinstance(m, BasicBlock)]
+        assert [block.conv1.stride[0] for block in blocks] == [2, *[1] * (depth - 1)] * 3
+        assert [bool(len(block.downsample)) for block in blocks] == [True, *[False] * (depth - 1)] * 3
+        assert all(m.bias is None for m in networks[name].modules() if isinstance(m, nn.Conv2d))
+    with pytest.raises(ValueError, match="zip"):
+        ResNet(blocks=(2, 2), widths=(32, 64, 128))
+
+
+def test_feature_maps_are_what_a_hook_sees():
+    model = build_model("resnet6").train()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    nodes = ["stem", "stages.0", "stages.1", "stages.2"]
+    maps = feature_maps(model, images, nodes)
+    assert not model.training
+    seen = {}
+    for node in nodes:
+        model.get_submodule(node).register_forward_hook(lambda _, __, out, node=node: seen.update({node: out}))
+    with torch.no_grad():
+        model(images)
+    assert [*maps] == nodes
+    for node in nodes:
+        torch.testing.assert_close(maps[node], seen[node])
+        assert not maps[node].requires_grad
+    assert [tuple(m.shape) for m in maps.values()] == [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8), (2, 128, 4, 4)]

@@ -1,0 +1,118 @@
+"""The notebooks and their parameters, as they are stored and as they run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from cifarnb import sections
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROFILES = ("smoke", "full")
+
+
+@pytest.fixture(autouse=True)
+def _in_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_without_outputs_and_ready_for_papermill(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert [cell.metadata.get("tags") for cell in code].count(["parameters"]) == 1
+    assert notebook.cells[0].cell_type == "markdown"
+    assert re.match(r"#{1,2} \d\.", notebook.cells[0].source)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_parameter_is_typed_and_explained(path):
+    (cell,) = [c for c in nbformat.read(path, as_version=4).cells if c.metadata.get("tags") == ["parameters"]]
+    declared = sections.declared(path.stem)
+    assert len(declared) == len(cell.source.splitlines())  # papermill passes over a line that it does not understand
+    for name, parameter in declared.items():
+        assert parameter.type in sections._TYPES, name
+        assert parameter.help, name
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_parameter_files_fit_their_notebooks(path, profile):
+    changed = sections.changes(path.stem, profile)
+    stored = yaml.safe_load((ROOT / "params" / profile / f"{path.stem}.yaml").read_text())
+    assert changed == stored  # so papermill alone, which converts nothing, passes on the same
+
+
+def test_there_is_no_parameter_file_without_a_notebook():
+    found = {path.relative_to(ROOT / "params") for path in (ROOT / "params").rglob("*.yaml")}
+    assert found == {Path(profile) / f"{path.stem}.yaml" for profile in PROFILES for path in NOTEBOOKS}
+
+
+def test_the_notebooks_defaults_are_values_that_a_run_can_have():
+    for path in NOTEBOOKS:
+        sections.check_values(sections.values(path.stem, "quick"))
+
+
+def test_full_is_the_write_ups_schedule():
+    def get(model):
+        config = sections.configs(model, "full")[0]
+        return config.optimizer, config.lr, config.schedule, config.epochs, config.batch_size, config.augment
+
+    assert get("simple_cnn") == ("sgd", 1e-3, "none", 200, 128, False)
+    assert get("resnet6") == ("adam", 1e-4, "cosine", 100, 32, True)
+    assert get("resnet9") == ("adam", 1e-4, "cosine", 180, 32, True)
+    assert get("vgg_a") == get("vgg_a_bn") == ("adam", 5e-4, "none", 20, 128, False)
+    assert {c.lr for c in sections.landscape_configs("vgg_a", "full")} == {1e-3, 2e-3, 1e-4, 5e-4}
+    for model in sections.NETWORKS:
+        assert all(c.train_size == c.test_size == 0 for c in sections.configs(model, "full"))
+
+
+def test_every_section_of_the_smoke_report_is_executed_to_its_end(smoke):
+    for path in NOTEBOOKS:
+        executed = smoke / "notebooks" / path.name
+        assert sections.first_unexecuted(executed) is None
+        for cell in nbformat.read(executed, as_version=4).cells:
+            assert not [o for o in cell.get("outputs", []) if o.output_type == "error"]
+
+
+def test_a_second_execution_prints_the_same(smoke):
+    command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider", str(smoke / "notebooks")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=smoke, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+
+
+def test_a_section_runs_by_hand_with_papermill_alone(smoke, tmp_path):
+    """As the README says it, without the command line; -p wins over -f."""
+    out = tmp_path / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", "notebooks/01_simple_cnn.ipynb", str(out)]
+    command += ["-f", "params/smoke/01_simple_cnn.yaml", "-p", "epochs", "1", "-p", "runs_dir", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").glob("simple_cnn-*")
+    assert '"epochs": 1' in (run / "config.json").read_text()
+
+
+def test_a_number_that_yaml_reads_as_text_is_taken_as_the_number_by_papermill_alone(tmp_path):
+    parameters = {
+        "data": "synthetic",
+        "runs_dir": str(tmp_path),
+        "lr": "1e-3",
+        "epochs": 1,
+        "train_size": 128,
+        "test_size": 64,
+    }
+    papermill.execute_notebook(
+        "notebooks/01_simple_cnn.ipynb", str(tmp_path / "o.ipynb"), parameters, progress_bar=False
+    )
+    (run,) = tmp_path.glob("simple_cnn-*")
+    assert '"lr": 0.001' in (run / "config.json").read_text()

@@ -1,0 +1,117 @@
+"""The project as a whole: layering, pins, style, types."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+# Every module may import those before it (and not all of them do).
+LAYERS = [
+    "models.lenet models.resnet models.vgg synthetic hardware landscape claims report",
+    "models",
+    "config data",
+    "metrics runs",
+    "training figures tables display",
+    "experiment sections front",
+    "summary",
+    "build",
+    "cli",
+    "__main__",
+]
+DRAWING = {"figures", "tables", "display", "front", "claims", "report"}
+COMPUTING = {"training", "experiment", "metrics", "landscape"}
+
+
+def imports(module):
+    path = ROOT / "cifarnb" / Path(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "cifarnb":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cifarnb."):
+            yield node.module.removeprefix("cifarnb.")
+
+
+def modules():
+    for path in sorted((ROOT / "cifarnb").rglob("*.py")):
+        parts = path.relative_to(ROOT / "cifarnb").with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name])
+def test_imports_go_one_way(module):
+    level = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
+    assert module in level, f"{module} has no place in the layering"
+    for imported in imports(module):
+        assert level[imported] < level[module], f"{module} imports {imported}"
+
+
+def test_drawing_and_computing_do_not_import_each_other():
+    for module in DRAWING:
+        assert not COMPUTING & set(imports(module)), module
+    for module in COMPUTING:
+        assert not DRAWING & set(imports(module)), module
+
+
+def test_importing_changes_nothing():
+    code = (
+        "import torch, random, warnings, matplotlib as mpl; before = (torch.get_rng_state().sum(), dict(mpl.rcParams),"
+        " torch.get_num_threads(), torch.backends.cudnn.benchmark)\n"
+        "import cifarnb.build, cifarnb.cli\n"
+        "assert before == (torch.get_rng_state().sum(), dict(mpl.rcParams), torch.get_num_threads(),"
+        " torch.backends.cudnn.benchmark)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def pins():
+    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    return {canonicalize_name(r.name): r for r in map(Requirement, filter(None, lines))}
+
+
+def test_every_dependency_is_pinned_at_a_version_that_is_allowed():
+    project = PYPROJECT["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    for requirement in map(Requirement, wanted):
+        (pin,) = pins()[canonicalize_name(requirement.name)].specifier
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(pin.version), requirement
+
+
+def test_the_pinned_list_names_versions_only():
+    for name, requirement in pins().items():
+        assert [s.operator for s in requirement.specifier] == ["=="], name
+        assert requirement.url is None
+    assert not re.search(r"https?:|--|@", (ROOT / "requirements.txt").read_text())
+
+
+def test_torch_is_pinned_where_the_reports_are_made():
+    assert str(pins()["torch"].specifier) == "==2.11.0"
+    assert str(pins()["torchvision"].specifier) == "==0.26.0"
+
+
+def test_conda_gets_the_same_environment():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, from_pip = environment["dependencies"]
+    assert Requirement(python).specifier == Requirement("python" + PYPROJECT["project"]["requires-python"]).specifier
+    assert pip == "pip"
+    assert from_pip == {"pip": ["--requirement requirements.txt", "--editable ."]}
+
+
+@pytest.mark.parametrize("command", ["ruff check", "ruff format --check", "mypy"])
+def test_style_and_types(command):
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,91 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cifarnb import runs
+from cifarnb.config import Config
+
+CONFIG = Config(model="simple_cnn", precision="float32", epochs=3)
+
+
+def save(path, **changes):
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2, 3],
+            "train_loss": [2.0, 1 / 3, float("nan")],
+            "test_accuracy": [0.1, 0.3, 0.2],
+            "seconds": [3.0, 1.0, 2.0],
+        }
+    )
+    values = {
+        "config": CONFIG,
+        "history": history,
+        "losses": np.array([2.0, 0.1, 0.3], dtype=np.float32),
+        "weights": {"a": torch.arange(6.0).reshape(2, 3).t()},
+        "provenance": {"device": "cpu"},
+    }
+    return runs.save(path, **(values | changes))
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    save(tmp_path / "r")
+    run = runs.load(tmp_path / "r")
+    assert run.config == CONFIG
+    assert run.history["train_loss"][1] == 1 / 3  # exactly
+    assert np.isnan(run.history["train_loss"][2])
+    assert run.losses.dtype == np.float32
+    assert run.losses.tolist() == np.array([2.0, 0.1, 0.3], dtype=np.float32).tolist()
+    assert torch.equal(run.weights()["a"], torch.arange(6.0).reshape(2, 3).t())
+    assert run.provenance == {"device": "cpu"}
+
+
+def test_the_numbers_of_a_run(tmp_path):
+    run = save(tmp_path / "r")
+    assert (run.final_accuracy, run.best_accuracy, run.best_epoch, run.seconds_per_epoch) == (0.2, 0.3, 2, 2.0)
+    assert not run.diverged
+    assert save(tmp_path / "d", losses=np.array([1.0, np.nan])).diverged
+
+
+def test_a_run_appears_in_one_go(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(runs.safetensors.torch, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), runs.atomic_write(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    with runs.atomic_write(path) as part:
+        part.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_the_name_is_stable_and_tells_the_model():
+    name = runs.run_name(CONFIG, "f" * 64)
+    assert name == runs.run_name(Config(**CONFIG.model_dump()), "f" * 64)
+    assert name.startswith("simple_cnn-")
+    assert name != runs.run_name(CONFIG, "e" * 64)
+    assert name != runs.run_name(CONFIG.replace(lr=0.5), "f" * 64)
+
+
+def test_the_version_of_the_results_is_in_the_key(monkeypatch):
+    before = runs.run_name(CONFIG, "f")
+    monkeypatch.setattr(runs, "RESULTS_VERSION", runs.RESULTS_VERSION + 1)
+    assert runs.run_name(CONFIG, "f") != before
+
+
+def test_the_root_is_found_from_below(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "params" / "full").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "params" / "full")
+    assert runs.project_root() == tmp_path

@@ -1,0 +1,152 @@
+import pytest
+
+from cifarnb import tables
+from cifarnb.models import LABELS, MODELS
+
+
+def rows(table):
+    """First cell → the others."""
+    return {cells[0]: tuple(cells[1:]) for cells in table.itertuples(index=False)}
+
+
+def number(cell):
+    return int(cell.strip("*").replace(",", ""))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_layers_add_up_to_the_last_row(name):
+    table = tables.layers(name)
+    assert [*table] == ["layer", "output shape", "parameters"]
+    *parts, whole = table["parameters"].map(number)
+    assert sum(parts) == whole
+    assert table["layer"].iloc[-1] == "**all**"
+    assert table["output shape"].iloc[-2] == "(10,)"
+
+
+def test_the_layers_of_the_simple_cnn_are_the_write_ups():
+    shapes = ["(6, 28, 28)", "(6, 14, 14)", "(16, 10, 10)", "(16, 5, 5)", "(400,)", "(120,)", "(84,)", "(10,)", ""]
+    assert tables.layers("simple_cnn")["output shape"].tolist() == shapes
+
+
+def test_all_models_with_their_counts():
+    table = rows(tables.models())
+    assert [*table] == [*MODELS]
+    assert table["simple_cnn"] == ("Simple CNN", "62,006", "651,720")
+    assert table["vgg_a_bn"] == ("VGG-A + BN", "9,756,426", "153,293,824")
+
+
+def test_configuration_and_result_beside_the_write_up(make_run):
+    config = {"optimizer": "adam", "lr": 1e-4, "schedule": "cosine", "batch_size": 32, "augment": True}
+    runs = [make_run("resnet6", accuracies=[0.6, 0.5], **config), make_run("resnet6", accuracies=[0, 0.25], seed=3, **config)]
+    assert rows(tables.config_and_result(runs)) == {
+        "optimizer": ("Adam", "Adam"),
+        "learning rate": ("0.0001", "0.0001"),
+        "schedule": ("CosineAnnealingLR", "CosineAnnealingLR"),
+        "epochs": ("100", "2"),
+        "batch size": ("not stated", "32"),
+        "augmentation": ("not stated", "random crop, flip"),
+        "weight decay, label smoothing": ("not stated", "0, 0"),
+        "training images": ("not stated", "256"),
+        "test images": ("not stated", "64"),
+        "seeds": ("not stated", "0, 3"),
+        "device": ("not stated", "a small machine, float32"),
+        "seconds per epoch": ("not stated", "3"),
+        "**test accuracy, last epoch**": ("77.06%", "**37.50%**"),
+        "test accuracy, best epoch": ("at epoch 58", "60.00% (epoch 1)"),
+    }
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_has_its_table_of_text(name, make_run):
+    table = tables.config_and_result([make_run(name)])
+    assert [*table] == ["", "reported", "here"]
+    assert table.map(lambda cell: isinstance(cell, str)).all(axis=None)
+    reported = {"simple_cnn": "64.00%", "resnet6": "77.06%", "resnet9": "90.29%"}.get(name, "not stated")
+    assert rows(table)["**test accuracy, last epoch**"] == (reported, "**40.00%**")
+
+
+def test_what_the_write_up_says_of_the_simple_cnn(make_run):
+    table = rows(tables.config_and_result([make_run("simple_cnn")]))
+    assert table["epochs"] == ("200", "3")
+    assert table["seconds per epoch"] == ("about 4.89", "4")
+    assert table["optimizer"] == ("SGD", "SGD, momentum 0.9")
+
+
+@pytest.mark.parametrize(
+    ("config", "optimizer", "schedule"),
+    [
+        ({"momentum": 0}, "SGD", "none"),
+        ({"nesterov": True, "schedule": "one_cycle"}, "SGD, Nesterov momentum 0.9", "OneCycleLR"),
+        ({"optimizer": "adamw", "schedule": "cosine"}, "AdamW", "CosineAnnealingLR"),
+    ],
+)
+def test_optimizer_and_schedule_in_words(config, optimizer, schedule, make_run):
+    table = rows(tables.config_and_result([make_run(**config)]))
+    assert (table["optimizer"][1], table["schedule"][1]) == (optimizer, schedule)
+
+
+def test_networks_beside_the_write_up(make_run, make_summary):
+    ran = [make_run(accuracies=[0.5, 0.45, 0.4])]
+    table = tables.networks(make_summary(simple_cnn=ran, resnet6=[]))
+    assert table.to_dict("records") == [
+        {
+            "network": "Simple CNN",
+            "parameters": "62,006",
+            "multiply-adds": "0.65 M",
+            "epochs": "3",
+            "s per epoch": "4",
+            "reported": "64.00%",
+            "here, last epoch": "40.00%",
+            "here, best epoch": "50.00% (1)",
+        },
+        {
+            "network": "ResNet, 6 blocks",
+            "parameters": "692,122",
+            "multiply-adds": "25.61 M",
+            "epochs": "–",
+            "s per epoch": "–",
+            "reported": "77.06%",
+            "here, last epoch": "not run",
+            "here, best epoch": "–",
+        },
+    ]
+
+
+def test_a_network_the_write_up_has_no_number_of(make_run, make_summary):
+    table = tables.networks(make_summary(vgg_a=[make_run("vgg_a")]))
+    assert table["reported"].tolist() == ["–"]
+
+
+def test_claims_with_their_verdicts(make_run, make_summary):
+    worse, better = [make_run(accuracies=[0.4])], [make_run("resnet6", accuracies=[0.5])]
+    deeper = [make_run("resnet9", accuracies=[0.45])]
+    summary = make_summary(simple_cnn=worse, resnet6=better, resnet9=deeper)
+    table = rows(tables.claims(summary))
+    assert len(table) == len(summary["claims"])
+    evidence = "50.00% against 40.00%, +10.0 points"
+    assert table["Residual connections and batch norm do much better than the simple CNN."] == (evidence, "agrees")
+    evidence = "45.00% against 50.00%, -5.0 points"
+    assert table["More layers of the same structure do better still."] == (evidence, "does not agree")
+    assert table["VGG-A with batch norm tests better."] == ("did not run", "not run")
+
+
+def test_accuracies_by_learning_rate(make_run):
+    rates = {1e-3: 0.5, 2e-3: 0.25, 1e-4: 0.75}
+    plain = [make_run("vgg_a", lr=lr, accuracies=[a]) for lr, a in rates.items()]
+    plain[1] = make_run("vgg_a", lr=2e-3, losses=[2.0, float("nan")])
+    normed = [make_run("vgg_a_bn", lr=lr, accuracies=[a / 2]) for lr, a in rates.items()]
+    table = tables.landscape({"vgg_a": plain, "vgg_a_bn": normed})
+    assert [*table] == ["learning rate", LABELS["vgg_a"], LABELS["vgg_a_bn"]]
+    assert rows(table) == {"0.001": ("50.00%", "25.00%"), "0.002": ("diverged", "12.50%"), "0.0001": ("75.00%", "37.50%")}
+
+
+def test_an_accuracy_over_several_seeds_has_its_interval():
+    several = {"final_accuracy": {"mean": 0.5, "ci95": [0.475, 0.525], "values": [0.49, 0.51]}}
+    assert tables.accuracy(several) == "50.00 ± 2.50%"
+    assert tables.accuracy({"final_accuracy": {"mean": 0.5, "ci95": None, "values": [0.5]}}) == "50.00%"
+
+
+def test_percent():
+    assert tables.percent(0.77064) == "77.06%"
+    assert tables.percent(0.0) == "0.00%"
+    assert tables.percent(None) is None
