@@ -45,8 +45,8 @@ def front_page(summary: Mapping[str, Any]) -> str:
         best = max(ran, key=lambda network: network["final_accuracy"]["mean"])
         error = tables.percent(1 - best["final_accuracy"]["mean"])
         lines.append(
-            f"- **Best network:** {best['label']} with {best['parameters']:,} parameters, **{tables.accuracy(best)}** test "
-            f"accuracy after the last epoch (test error {error})."
+            f"- **Best network:** {best['label']} with {best['parameters']:,} parameters, **{tables.accuracy(best)}** "
+            f"test accuracy after the last epoch (test error {error})."
         )
     left = len(summary["claims"]) - len(judged)
     lines.append(

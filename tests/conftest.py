@@ -1,4 +1,7 @@
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +13,9 @@ from cifarnb.claims import judge
 from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, Dataset
 from cifarnb.summary import describe_landscape, describe_network
+
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -74,3 +80,14 @@ def make_summary():
         return {"profile": profile, "data": origin | (data or {}), "networks": networks, "claims": judge(networks)}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """The folder of a smoke report, made once by the command line in a process of its own."""
+    folder = tmp_path_factory.mktemp("smoke")
+    command = [sys.executable, "-m", "cifarnb", "report", "--profile", "smoke"]
+    command += ["--out", str(folder / "report"), "--runs", str(folder / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "report"

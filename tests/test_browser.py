@@ -1,5 +1,6 @@
 """The smoke report in headless Chromium, as a reader meets it."""
 
+import itertools
 import os
 import shutil
 
@@ -82,7 +83,7 @@ def test_ids_are_unique_and_headings_stand_in_order(page):
     assert len(ids) == len(set(ids))
     levels = page.eval_on_selector_all("h1,h2,h3,h4", "list => list.map(h => Number(h.tagName[1]))")
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
 def test_the_contents_follow_the_reader(page):

@@ -248,7 +248,10 @@ def test_a_single_array_is_no_archive(arrays, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"x_test": None, "y_test": None}, "has no array x_test, y_test; expected are x_train, y_train, x_test, y_test"),
+        (
+            {"x_test": None, "y_test": None},
+            "has no array x_test, y_test; expected are x_train, y_train, x_test, y_test",
+        ),
         ({"x_train": np.zeros((30, 32, 32, 3), np.float32)}, "x_train has dtype float32; expected is uint8"),
         ({"y_train": np.zeros(30, np.float64)}, "y_train has dtype float64; expected is uint8"),
         ({"y_test": np.zeros(10, bool)}, "y_test has dtype bool; expected is uint8"),
@@ -448,9 +451,7 @@ def slow_batches(images, labels, batch_size, generator, augment):
 @pytest.mark.parametrize("batch_size", [1, 30, 64, 100])
 def test_batches_are_those_of_a_slow_loop(augment, batch_size, tiny_dataset):
     images, labels = tiny_dataset.test_images, tiny_dataset.test_labels
-    fast = batches(
-        pad(images) if augment else images, labels, batch_size, epoch_generator(5, 2), augment=augment
-    )
+    fast = batches(pad(images) if augment else images, labels, batch_size, epoch_generator(5, 2), augment=augment)
     slow = slow_batches(images, labels, batch_size, epoch_generator(5, 2), augment)
     for (x, y), (slow_x, slow_y) in zip(fast, slow, strict=True):
         torch.testing.assert_close(x, slow_x)

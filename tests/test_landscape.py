@@ -40,4 +40,8 @@ def test_the_losses_themselves_are_left_alone():
 
 def test_it_agrees_with_a_plain_loop():
     runs = np.random.default_rng(0).random((4, 50))
-    check(runs, [min(column) for column in runs.T.astype(np.float32)], [max(column) for column in runs.T.astype(np.float32)])
+    check(
+        runs,
+        [min(column) for column in runs.T.astype(np.float32)],
+        [max(column) for column in runs.T.astype(np.float32)],
+    )

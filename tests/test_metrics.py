@@ -39,7 +39,9 @@ def test_loss_and_accuracy_are_the_means_over_the_images(model, tiny_dataset, mo
     monkeypatch.setattr(metrics, "EVALUATION_BATCH", 16)  # the last batch is smaller and counts less
     logits = one_at_a_time(model, images)
     losses = [F.cross_entropy(row[None], label[None]).item() for row, label in zip(logits, labels, strict=True)]
-    hits = [int(max(range(10), key=row.tolist().__getitem__) == label) for row, label in zip(logits, labels, strict=True)]
+    hits = [
+        int(max(range(10), key=row.tolist().__getitem__) == label) for row, label in zip(logits, labels, strict=True)
+    ]
     loss, accuracy = evaluate(model, images, labels, "float32")
     assert loss == pytest.approx(sum(losses) / 50, rel=1e-5)
     assert accuracy == sum(hits) / 50

@@ -1,0 +1,114 @@
+"""The report as a whole, from the smoke profile."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from cifarnb import runs
+from cifarnb.build import _finite
+from cifarnb.models import build_model, count_parameters
+
+
+@pytest.fixture
+def summary(smoke):
+    return json.loads((smoke / "summary.json").read_text())
+
+
+def recorded(smoke, name):
+    return runs.load(smoke.parent / "runs" / name)
+
+
+def test_the_summary_has_every_network_with_the_numbers_of_its_run(smoke, summary):
+    assert [n["name"] for n in summary["networks"]] == ["simple_cnn", "resnet6", "resnet9", "vgg_a", "vgg_a_bn"]
+    for network in summary["networks"]:
+        run = recorded(smoke, network["run"])
+        assert network["parameters"] == count_parameters(build_model(network["name"]))
+        assert network["final_accuracy"] == {
+            "mean": run.history.test_accuracy.iloc[-1], "ci95": None, "values": [run.history.test_accuracy.iloc[-1]],
+        }  # fmt: skip
+        assert network["best_accuracy"] == run.history.test_accuracy.max()
+        assert network["epochs"] == len(run.history)
+        assert network["seconds_per_epoch"] == run.history.seconds.median()
+    assert [n["reported_accuracy"] for n in summary["networks"]] == [0.64, 0.7706, 0.9029, None, None]
+
+
+def test_the_landscape_is_the_band_over_the_four_rates(smoke, summary):
+    for network in summary["networks"][3:]:
+        losses = [recorded(smoke, name).losses for name in network["landscape"]["runs"]]
+        assert len(losses) == 4
+        widths = sorted(max(step) - min(step) for step in zip(*losses, strict=True))
+        middle = len(widths) // 2
+        median = (widths[middle] + widths[~middle]) / 2
+        assert network["landscape"]["median_band_width"] == pytest.approx(median)
+
+
+def test_the_page_quotes_the_numbers_of_the_runs(smoke, summary):
+    page, text = (smoke / "report.html").read_text(), (smoke / "report.md").read_text()
+    for network in summary["networks"]:
+        number = f"{network['final_accuracy']['mean']:.2%}"
+        assert number in page
+        assert number in text
+        assert network["run"] in page
+
+
+def test_the_page_names_profile_data_and_sections_in_order(smoke, summary):
+    page = (smoke / "report.html").read_text()
+    assert "Profile smoke" in page
+    assert "not known to be CIFAR-10" in page
+    assert summary["data"]["fingerprint"] in page
+    titles = ["Train a Network on CIFAR-10", "1.1 Simple CNN", "简单CNN", "1.2 Residual connections", "1.3 A deeper network",
+              "2. Batch Normalization", "3. Summary", "Provenance"]  # fmt: skip
+    body = page[page.index("<main") :]
+    assert sorted(titles, key=body.index) == titles
+
+
+def test_the_weights_beside_the_report_are_those_of_the_runs(smoke, summary):
+    for network in summary["networks"]:
+        copied = (smoke / "weights" / f"{network['name']}.safetensors").read_bytes()
+        assert copied == (recorded(smoke, network["run"]).path / "weights.safetensors").read_bytes()
+
+
+def test_markdown_has_its_figures_beside_it(smoke):
+    text = (smoke / "report.md").read_text()
+    figures = {path.name for path in (smoke / "figures").iterdir()}
+    assert len(figures) >= 12
+    assert all(f"(figures/{name})" in text for name in figures)
+
+
+def test_a_second_report_trains_nothing(smoke, tmp_path):
+    command = [sys.executable, "-m", "cifarnb", "report", "--profile", "smoke", "--section", "01_simple_cnn"]
+    command += ["--out", str(tmp_path), "--runs", str(smoke.parent / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "training" not in done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["networks"] == json.loads((smoke / "summary.json").read_text())["networks"]
+    assert "Sections that did not run" in (tmp_path / "report.html").read_text()
+
+
+def test_a_section_that_fails_is_shown_and_the_exit_code_says_so(smoke, tmp_path):
+    """In a copy of the project whose first notebook fails."""
+    root = runs.project_root()
+    for name in ("notebooks", "params"):
+        shutil.copytree(root / name, tmp_path / name)
+    path = tmp_path / "notebooks" / "01_simple_cnn.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].source = "raise RuntimeError('the dog ate it')"
+    nbformat.write(notebook, path)
+    command = [sys.executable, "-m", "cifarnb", "report", "--profile", "smoke", "--runs", str(smoke.parent / "runs")]
+    command += ["--section", "01_simple_cnn"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False)
+    assert done.returncode == 1
+    page = (tmp_path / "reports" / "smoke" / "report.html").read_text()
+    assert "RuntimeError: the dog ate it" in page
+    assert "Sections that failed" in page
+    assert "layers-simple_cnn" in page  # what came before the failure is there
+
+
+def test_numbers_that_json_does_not_have_become_null():
+    assert _finite({"a": [float("nan"), 1.5, {"b": float("inf")}]}) == {"a": [None, 1.5, {"b": None}]}
