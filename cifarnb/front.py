@@ -19,13 +19,12 @@ def banner(summary: Mapping[str, Any], sections: Sequence[Section]) -> list[str]
             f"**Profile {summary['profile']}: the schedule is shortened.** These runs show that everything works and "
             "which way the numbers go; they are not the write-up's experiment (that is the profile full)."
         )
-        fewer = [
-            f"{n['label']} {n['train_images']:,}" for n in ran if n["train_images"] < summary["data"]["train_images"]
-        ]
-        if fewer:
-            notices.append(
-                f"Trained on fewer than the {summary['data']['train_images']:,} training images: {', '.join(fewer)}."
-            )
+        for verb, kind in {"Trained": "train", "Tested": "test"}.items():
+            there = summary["data"][f"{kind}_images"]
+            fewer = [(n["label"], n[f"{kind}_images"]) for n in ran if n[f"{kind}_images"] < there]
+            if fewer:
+                each = "; ".join(f"{label} {count:,}" for label, count in fewer)
+                notices.append(f"{verb} on fewer than the {there:,} {kind} images: {each}.")
     if not summary["data"]["cifar10"]:
         notices.append(f"**The data is not known to be CIFAR-10:** {summary['data']['source']}.")
     if diverged := [network["label"] for network in ran if network["diverged"]]:
@@ -55,7 +54,7 @@ def front_page(summary: Mapping[str, Any]) -> str:
     )
     lines += [f"    - Not so here: {claim['claim']} ({claim['evidence']})" for claim in judged if not claim["agrees"]]
     lines.append(f"- **Data:** {summary['data']['source']}.")
-    columns = ["network", "parameters", "reported", "here, last epoch", "here, best epoch"]
+    columns = ["network", "parameters", "reported", "last epoch", "best epoch"]
     table = tables.networks(summary)[columns].to_markdown(index=False, disable_numparse=True, colalign=_ALIGN)
     return "\n".join(
         [*lines, "", table, "", "Test accuracy; in brackets the epoch. The best epoch is chosen on the test images."]

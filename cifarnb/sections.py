@@ -201,7 +201,7 @@ def _execute_one(name: str, source: Path, target: Path, parameters: dict[str, An
     try:
         papermill.execute_notebook(
             source, target, parameters, kernel_name="python3", progress_bar=False, execution_timeout=timeout,
-            stderr_file=sys.stderr, config=_KERNELS,
+            stderr_file=sys.stderr, config=_KERNELS, shutdown_kernel="immediate",  # a polite one takes 3 s
         )  # fmt: skip
     except PapermillExecutionError as failure:
         status, error = "failed", f"{failure.ename}: {failure.evalue}"

@@ -66,7 +66,15 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "reported_accuracy": reported.get("accuracy"),
         "reported_epochs": reported.get("epochs"),
     }
-    measured = ["final_accuracy", "best_accuracy", "best_epoch", "final_train_loss", "epochs", "train_images"]
+    measured = [
+        "final_accuracy",
+        "best_accuracy",
+        "best_epoch",
+        "final_train_loss",
+        "epochs",
+        "train_images",
+        "test_images",
+    ]
     measured += ["seconds_per_epoch", "seconds_per_image", "device_name", "precision", "diverged", "run", "runs"]
     if not runs:
         return description | dict.fromkeys(measured)
@@ -79,6 +87,7 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "final_train_loss": statistics.fmean(float(run.history["train_loss"].iloc[-1]) for run in runs),
         "epochs": len(first.history),
         "train_images": first.provenance["train_images"],
+        "test_images": first.provenance["test_images"],
         "seconds_per_epoch": first.seconds_per_epoch,
         "seconds_per_image": 1 / rate,
         "device_name": first.provenance["device_name"],

@@ -75,10 +75,10 @@ def networks(summary: Mapping[str, Any]) -> pd.DataFrame:
                 "parameters": f"{network['parameters']:,}",
                 "multiply-adds": f"{network['multiply_adds'] / 1e6:,.2f} M",
                 "epochs": f"{network['epochs']}" if ran else "–",
-                "s per epoch": f"{network['seconds_per_epoch']:.3g}" if ran else "–",
+                "s / epoch": f"{network['seconds_per_epoch']:.3g}" if ran else "–",
                 "reported": percent(network["reported_accuracy"]) or "–",
-                "here, last epoch": accuracy(network) if ran else NOT_RUN,
-                "here, best epoch": f"{percent(network['best_accuracy'])} ({network['best_epoch']})" if ran else "–",
+                "last epoch": accuracy(network) if ran else NOT_RUN,
+                "best epoch": f"{percent(network['best_accuracy'])} ({network['best_epoch']})" if ran else "–",
             }
         )
     return pd.DataFrame(rows)

@@ -14,7 +14,6 @@ from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, Dataset
 from cifarnb.summary import describe_landscape, describe_network
 
-
 ROOT = Path(__file__).parents[1]
 
 

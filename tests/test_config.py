@@ -121,9 +121,9 @@ def test_parameters_are_picked_by_name():
     everything = {"model": "vgg_a", "lr": "5e-4", "figure_size": 3, "__name__": "__main__", "epochs": 9}
     config = Config.from_parameters(everything, epochs=2)
     assert config == Config(model="vgg_a", lr=5e-4, epochs=2)
-    with pytest.raises(ConfigError, match="^lr: "):
+    with pytest.raises(ConfigError, match=r"^lr: "):
         Config.from_parameters({"model": "vgg_a", "lr": -1.0})
-    with pytest.raises(ConfigError, match="^epoch: unknown"):
+    with pytest.raises(ConfigError, match=r"^epoch: unknown"):
         Config.from_parameters(everything, epoch=2)
 
 
@@ -131,9 +131,9 @@ def test_replace_checks_again_and_leaves_the_original():
     config = configure(epochs=5, lr=0.1)
     assert config.replace(lr=0.2) == configure(epochs=5, lr=0.2)
     assert config.lr == 0.1
-    with pytest.raises(ConfigError, match="^epochs: "):
+    with pytest.raises(ConfigError, match=r"^epochs: "):
         config.replace(epochs=0)
-    with pytest.raises(ConfigError, match="^epoch: unknown"):
+    with pytest.raises(ConfigError, match=r"^epoch: unknown"):
         config.replace(epoch=1)
     with pytest.raises(ConfigError, match="nesterov needs"):
         configure(nesterov=True).replace(optimizer="adam")

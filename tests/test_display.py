@@ -1,130 +1,57 @@
 import base64
 import struct
-from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from cifarnb import display
-from cifarnb.display import show_figure, show_table, show_weights
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What is displayed, in order: the data by its type, and its metadata."""
+    """What is displayed, as a list of (data, metadata); captions come as Markdown objects."""
     outputs = []
-
-    def record(data, metadata=None, raw=False):
-        outputs.append((data if raw else {"text/markdown": data.data}, metadata))
-
-    monkeypatch.setattr(display, "display", record)
+    monkeypatch.setattr(display, "display", lambda data, metadata=None, raw=False: outputs.append((data, metadata)))
     return outputs
 
 
-def draw():
-    figure = Figure(figsize=(3.04, 1.5))
+def test_a_figure_carries_size_alt_text_name_and_caption(shown):
+    figure = Figure(figsize=(3, 2))
     figure.subplots().plot([1, 2])
-    return figure
-
-
-def test_a_figure_carries_what_the_report_needs_and_its_caption_stands_below(shown):
-    show_figure(draw(), "loss", "The loss.", "A falling curve")
-    (data, metadata), caption = shown
-    content = base64.b64decode(data["image/png"])
-    width, height = struct.unpack(">II", content[16:24])
-    assert content.startswith(b"\x89PNG\r\n\x1a\n")
-    assert (width, height) == (608, 300)  # 200 pixels an inch
-    assert data["text/plain"] == "A falling curve"
-    assert metadata == {
-        "image/png": {"width": 304, "height": 150, "alt": "A falling curve"},
-        "cifarnb": {"kind": "figure", "name": "loss", "caption": "The loss."},
-    }
-    assert caption == ({"text/markdown": "*The loss.*"}, {"cifarnb": {"kind": "caption"}})
+    display.show_figure(figure, "line", "A *line*.", "A line going up.")
+    (data, metadata), (caption, about) = shown
+    width, height = struct.unpack(">II", base64.b64decode(data["image/png"])[16:24])
+    assert (width, height) == (600, 400)  # twice the size it is shown at
+    assert metadata["image/png"] == {"width": 300, "height": 200, "alt": "A line going up."}
+    assert metadata["cifarnb"] == {"kind": "figure", "name": "line", "caption": "A *line*."}
+    assert "A *line*." in caption.data
+    assert about == {"cifarnb": {"kind": "caption"}}
 
 
 def test_the_same_figure_gives_the_same_bytes(shown):
     for _ in range(2):
-        show_figure(draw(), "loss", "The loss.", "A falling curve")
-    assert shown[0] == shown[2]
-    assert b"Matplotlib" not in base64.b64decode(shown[0][0]["image/png"])
+        figure = Figure(figsize=(2, 2))
+        figure.subplots().plot([1, 3, 2])
+        display.show_figure(figure, "f", "c", "a")
+    assert shown[0][0] == shown[2][0]
 
 
-TABLE = pd.DataFrame(
-    {
-        "network": ["Simple CNN", "a < b & c"],
-        "parameters": ["62,006", "9,750,922"],
-        "accuracy": ["**64.00%**", "not run"],
-        "over seeds": ["77.06 ± 1.20%", "90.29% (58)"],
-        "mixed": ["3", "three"],
-        "size": ["0.65 M", "–"],
-    }
-)
+def test_a_table_comes_as_html_markdown_and_text_with_numbers_on_the_right(shown):
+    table = pd.DataFrame({"name": ["a<b", "**all**"], "count": ["1,024", "12.50% (3)"], "mixed": ["7", "seven"]})
+    display.show_table(table, "counts", "Counts.")
+    (_, about), (data, metadata) = shown
+    assert about == {"cifarnb": {"kind": "caption"}}
+    assert metadata["cifarnb"] == {"kind": "table", "name": "counts", "caption": "Counts."}
+    assert "a&lt;b" in data["text/html"]
+    assert "<strong>all</strong>" in data["text/html"]
+    assert data["text/html"].count("text-align: right") == 3  # the header and two cells of the numbers
+    assert "| **all**" in data["text/markdown"]
+    assert "**" not in data["text/plain"]
+    assert "0" not in data["text/plain"].split()  # no index
 
 
-class Cells(HTMLParser):
-    """The text of an HTML table's cells, row by row."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.rows = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_data(self, data):
-        if self.rows and self.rows[-1]:
-            self.rows[-1][-1] += data.rstrip("\n")
-
-
-def show(table, shown):
-    show_table(table, "networks", "All networks.")
-    caption, (data, metadata) = shown
-    assert caption == ({"text/markdown": "*All networks.*"}, {"cifarnb": {"kind": "caption"}})
-    assert metadata == {"cifarnb": {"kind": "table", "name": "networks", "caption": "All networks."}}
-    return data
-
-
-def test_a_table_has_all_cells_in_every_form_and_no_index(shown):
-    data = show(TABLE, shown)
-    plain = TABLE.replace({r"\*\*": ""}, regex=True).to_numpy().tolist()
-    assert [[cell.strip() for cell in row] for row in Cells(data["text/html"]).rows] == [[*TABLE], *plain]
-    header, _, *rows = data["text/markdown"].splitlines()
-    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in (header, *rows)] == [
-        [*TABLE],
-        *TABLE.to_numpy().tolist(),
-    ]
-    assert "<strong>64.00%</strong>" in data["text/html"]
-    assert "a &lt; b &amp; c" in data["text/html"]
-    assert "*" not in data["text/plain"]
-    assert "64.00%" in data["text/plain"]
-
-
-def test_columns_of_numbers_stand_on_the_right(shown):
-    _, rule, *_ = show(TABLE.assign(accuracy=["64.00%", "not run"]), shown)["text/markdown"].splitlines()
-    on_the_right = [cell.endswith(":") for cell in rule.strip("|").split("|")]
-    expected = {"network": 0, "parameters": 1, "accuracy": 1, "over seeds": 1, "mixed": 0, "size": 1}
-    assert dict(zip(TABLE, on_the_right, strict=True)) == expected
-
-
-def test_a_table_of_numbers_is_written_as_it_is(shown):
-    data = show(pd.DataFrame({"lr": ["0.0010", "1e-04"], "version": ["1.10", "2.0"]}), shown)
-    assert "0.0010" in data["text/markdown"]
-    assert "1e-04" in data["text/markdown"]
-    assert "1.10" in data["text/markdown"]
-
-
-def test_the_link_to_the_weights_leads_to_them_from_here(make_run, shown, tmp_path, monkeypatch):
-    run = make_run("resnet6")
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path / "notebooks")
-    show_weights(run)
-    ((data, _),) = shown
-    link = display.weights_path(run)
-    assert link.startswith("../")
-    assert (tmp_path / "notebooks" / link).samefile(run.path / "weights.safetensors")
-    assert data["text/markdown"] == f"Weights after the last epoch: [resnet6.safetensors]({link})"
+def test_weights_are_named_by_run(shown, make_run):
+    run = make_run()
+    display.show_weights(run)
+    assert f"`{run.name}/weights.safetensors`" in shown[0][0].data

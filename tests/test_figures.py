@@ -18,10 +18,14 @@ INF, NAN = math.inf, math.nan
 DRAWINGS = {  # every figure, drawn from few data
     "image_grid": lambda run, data: figures.image_grid(data.test_images, data.test_labels, data.classes, per_class=2),
     "class_balance": lambda run, data: figures.class_balance(data.train_labels, data.test_labels, data.classes),
-    "augmentation": lambda run, data: figures.augmentation(data.train_images[:2], data.train_images.view(2, 128, 32, 32, 3)[:, :3]),
+    "augmentation": lambda run, data: figures.augmentation(
+        data.train_images[:2], data.train_images.view(2, 128, 32, 32, 3)[:, :3]
+    ),
     "loss_curves": lambda run, data: figures.loss_curves([run(), run(seed=1)]),
     "accuracy_curves": lambda run, data: figures.accuracy_curves([run(), run(seed=1)]),
-    "compare_training": lambda run, data: figures.compare_training({"vgg_a": [run("vgg_a")], "vgg_a_bn": [run("vgg_a_bn")]}),
+    "compare_training": lambda run, data: figures.compare_training(
+        {"vgg_a": [run("vgg_a")], "vgg_a_bn": [run("vgg_a_bn")]}
+    ),
     "feature_maps": lambda run, data: figures.feature_maps(data.test_images[0], "cat", {"stem": torch.rand(8, 4, 4)}),
     "loss_landscape": lambda run, data: figures.loss_landscape({"vgg_a": (np.array([1.0, 2]), np.array([2.0, 3]))}),
     "accuracy_against_parameters": lambda run, data: figures.accuracy_against_parameters(
@@ -168,7 +172,7 @@ def test_the_band_of_the_landscape_is_the_envelope():
     }
     (ax,) = figures.loss_landscape(envelopes).axes
     for (name, edges), collection in zip(envelopes.items(), ax.collections, strict=True):
-        assert band(collection) == {step: ends for step, ends in enumerate(zip(*edges, strict=True), start=1)}
+        assert band(collection) == dict(enumerate(zip(*edges, strict=True), start=1))
         assert collection.get_label() == LABELS[name]
         assert same_color(collection.get_facecolor()[0][:3], COLORS[name])
     assert [line.get_ydata().tolist() for line in ax.lines] == [[1, 2, 1], [3, 4, 2], [0.5, 0.25], [1, 0.5]]

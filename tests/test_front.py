@@ -26,7 +26,7 @@ def test_fewer_training_images_are_counted(make_run, make_summary):
     )
     summary = make_summary("quick", simple_cnn=[some], resnet6=[all_of_them], data={"train_images": 50_000})
     _, notice = front.banner(summary, SECTIONS)
-    assert notice == "Trained on fewer than the 50,000 training images: Simple CNN 2,000."
+    assert notice == "Trained on fewer than the 50,000 train images: Simple CNN 2,000."
 
 
 def test_data_that_is_not_cifar10_is_named(make_summary):

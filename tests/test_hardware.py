@@ -19,7 +19,7 @@ def test_auto_is_the_gpu_where_there_is_one(there, meant, monkeypatch):
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch):
     gpu_is_there(monkeypatch, False)
-    with pytest.raises(ValueError, match="^device: cuda .* use auto or cpu$"):
+    with pytest.raises(ValueError, match=r"^device: cuda .* use auto or cpu$"):
         hardware.resolve_device("cuda")
     gpu_is_there(monkeypatch, True)
     assert hardware.resolve_device("cuda") == CUDA
