@@ -1,5 +1,6 @@
 """What the write-up reports and concludes, and what was measured here about it."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,8 @@ def _converges_fast(ran: Networks) -> Measured:
 
 
 def _ends_lower(ran: Networks) -> Measured:
-    normed, plain = (ran[name]["final_train_loss"] for name in ("vgg_a_bn", "vgg_a"))
+    losses = (ran[name]["final_train_loss"] for name in ("vgg_a_bn", "vgg_a"))
+    normed, plain = (math.inf if math.isnan(loss) else loss for loss in losses)  # a run that diverged did not end low
     return normed < plain, f"{normed:.3f} against {plain:.3f} after the last epoch"
 
 

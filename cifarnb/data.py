@@ -114,7 +114,8 @@ def load(data: str = "auto") -> Dataset:
 
 
 def _download(folder: Path) -> None:
-    if not _download_site_answers():
+    there = check_integrity(folder / CIFAR10.filename, CIFAR10.tgz_md5)
+    if not there and not _download_site_answers():
         raise DataError(
             f"CIFAR-10 is not in {folder}, and it cannot be downloaded: no answer from {CIFAR10.url} within "
             f"{NETWORK_TIMEOUT} s. Put {CIFAR10.filename} into that folder, or pass data (or CIFARNB_DATA) a path."
@@ -167,7 +168,7 @@ def _load_folder(folder: Path) -> Dataset:
 def _load_archive(path: Path) -> Dataset:
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if missing := [name for name in names if name not in archive]:
                 raise DataError(f"{path}: has no array {', '.join(missing)}; expected are {', '.join(names)}")
             arrays = [archive[name] for name in names]
@@ -176,7 +177,8 @@ def _load_archive(path: Path) -> Dataset:
     except PermissionError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # what zipfile and NumPy raise on a damaged archive has no common base
-        raise DataError(f"{path}: not a whole .npz archive of plain arrays ({error})") from None
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: not a whole .npz archive of plain arrays ({reason})") from None
     for name, array in zip(names, arrays, strict=True):
         if fault := _fault(array, is_images=name.startswith("x")):
             raise DataError(f"{path}: {name} {fault}")

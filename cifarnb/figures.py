@@ -86,7 +86,7 @@ def augmentation(originals: Tensor, augmented: Tensor) -> Figure:
     axes = figure.subplots(n, k + 1, squeeze=False)
     for row in range(n):
         for column, ax in enumerate(axes[row]):
-            ax.imshow(originals[row] if column == 0 else augmented[row, column - 1])
+            ax.imshow((originals[row] if column == 0 else augmented[row, column - 1]).numpy())
             ax.axis("off")
     axes[0, 0].set_title("original", fontsize="small")
     axes[0, 1].set_title("augmented", fontsize="small", loc="left")
@@ -167,13 +167,13 @@ def feature_maps(image: Tensor, title: str, maps: Mapping[str, Tensor], channels
     figure = Figure(figsize=(WIDTH, WIDTH * len(maps) / (channels + 2.6)))
     picture, grid = figure.subfigures(1, 2, width_ratios=[2.2, channels])  # type: ignore[misc]
     ax = picture.subplots()
-    ax.imshow(image)
+    ax.imshow(image.numpy())
     ax.set_title(title, fontsize="small")
     ax.axis("off")
     axes = grid.subplots(len(maps), channels, squeeze=False)
     for row, (stage, activations) in enumerate(maps.items()):
         for column, cell in enumerate(axes[row]):
-            cell.imshow(activations[column], cmap="viridis")
+            cell.imshow(activations[column].numpy(), cmap="viridis")
             cell.axis("off")
         shape = "×".join(map(str, activations.shape))
         axes[row, 0].set_title(f"{stage} ({shape})", fontsize="small", loc="left")
@@ -196,7 +196,7 @@ def loss_landscape(envelopes: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Fi
         ax.plot(steps, low, color=COLORS[name], lw=0.7)
         ax.plot(steps, drawn, color=COLORS[name], lw=0.7)
         tops.append(np.quantile(drawn, 0.995))
-    ax.set(xlabel="step", ylabel="training loss of the batch", ylim=(0, 1.1 * max(tops)), xlim=(1, None))
+    ax.set(xlabel="step", ylabel="training loss of the batch", ylim=(0, 1.1 * max(tops) or 1), xlim=(1, None))
     ax.legend()
     return figure
 

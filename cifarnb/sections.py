@@ -36,7 +36,7 @@ NETWORKS = {
     "vgg_a_bn": "04_batchnorm",
 }
 
-_KERNELS = traitlets.config.Config(KernelManager={"transport": "ipc"})  # files instead of open ports
+_KERNELS = traitlets.config.Config(KernelManager={"transport_encryption": "auto"})  # where the kernel knows how
 _TYPES = {"bool": bool, "int": int, "float": Number, "str": str, "list[int]": list[int], "list[float]": list[Number]}
 
 

@@ -53,11 +53,11 @@ def test_a_linear_model_stays_under_60_percent(arrays):
 
 def test_a_residual_network_clearly_beats_the_simple_cnn():
     dataset = load("synthetic")
-    shared = {"epochs": 4, "train_size": 5_000, "precision": "float32", "batch_size": 64}
+    shared = {"epochs": 3, "test_size": 1_000}
     configs = [
         Config(model="simple_cnn", lr=0.01, **shared),
-        Config(model="resnet6", optimizer="adam", lr=2e-3, schedule="cosine", **shared),
+        Config(model="resnet6", optimizer="adam", lr=1e-3, schedule="cosine", **shared),
     ]
     histories = [fit(build_model(config.model), dataset, config)[0] for config in configs]
     simple, residual = (history.test_accuracy.iloc[-1] for history in histories)
-    assert residual > simple + 0.08
+    assert residual > simple + 0.15
