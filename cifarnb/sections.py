@@ -189,7 +189,6 @@ def execute(
 
 
 def _prepare_worker(workers: int) -> None:
-    os.environ["TQDM_DISABLE"] = "1"  # a bar in a batch log is a line an update
     if workers > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from IPython import get_ipython
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
@@ -92,7 +93,7 @@ def fit(
         desc=config.model,
         unit="step",
         leave=False,
-        disable=None,
+        disable=not is_watched(),
         mininterval=0.5,
     )
     for epoch in range(len(history), config.epochs):
@@ -190,6 +191,15 @@ def estimate_seconds(
     step = float(np.median(laps[1:] or laps))  # the first is a warm-up
     steps = len(images) / config.batch_size + n_test / 3 / config.batch_size  # a test costs about a third of a step
     return step * steps
+
+
+def is_watched() -> bool:
+    """Whether a person sees a progress bar: in a terminal, or in a notebook whose front end can ask for input.
+
+    Papermill and nbval execute notebooks, too, but have nobody to ask; there a bar would only fill the log.
+    """
+    kernel = getattr(get_ipython(), "kernel", None)
+    return bool(kernel._allow_stdin) if kernel else sys.stderr.isatty()
 
 
 def format_seconds(seconds: float) -> str:

@@ -1,5 +1,6 @@
 import math
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from cifarnb.config import Config
 from cifarnb.data import batches, epoch_generator, load, normalize, pad
 from cifarnb.models import build_model
-from cifarnb.training import fit, format_seconds, make_optimizer, make_schedule
+from cifarnb.training import fit, format_seconds, is_watched, make_optimizer, make_schedule
 
 RECIPES = {
     "sgd": {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9},
@@ -139,6 +140,18 @@ def test_the_estimate_leaves_no_trace(tiny_dataset, monkeypatch):
     with_estimate = fit(build_model("resnet6", 0), tiny_dataset, config)[1]
     monkeypatch.setattr("cifarnb.training.estimate_seconds", lambda *_: 0.0)
     assert np.array_equal(with_estimate, fit(build_model("resnet6", 0), tiny_dataset, config)[1])
+
+
+@pytest.mark.parametrize(("allow_stdin", "watched"), [(True, True), (False, False)])
+def test_a_bar_is_shown_where_somebody_can_be_asked(monkeypatch, allow_stdin, watched):
+    shell = SimpleNamespace(kernel=SimpleNamespace(_allow_stdin=allow_stdin))
+    monkeypatch.setattr("cifarnb.training.get_ipython", lambda: shell)
+    assert is_watched() is watched
+
+
+def test_a_batch_log_has_no_bar(tiny_dataset, capsys):
+    fit(build_model("simple_cnn", 0), tiny_dataset, configure())
+    assert "it/s" not in capsys.readouterr().err
 
 
 def test_schedules_are_stepped_as_documented():
