@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,6 @@ def build_report(
     Writes ``report.html``, ``report.md``, ``figures/``, ``summary.json``, ``weights/`` and the executed ``notebooks/``
     into ``out``.  Raises ConfigError or DataError before anything is trained.
     """
-    if data_spec is not None:
-        os.environ.pop("CIFARNB_DATA", None)  # what is asked for here wins, in the kernels too
     overrides: dict[str, Any] = {"profile": profile}
     if runs_dir is not None:
         overrides["runs_dir"] = str(runs_dir.resolve())

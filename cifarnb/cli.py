@@ -36,6 +36,12 @@ def _one_line_errors() -> Iterator[None]:
             raise typer.Exit(2) from None
 
 
+def _prefer(data: str | None) -> None:
+    """What ``--data`` names wins over the environment, in this process and in the kernels that it starts."""
+    if data is not None:
+        os.environ.pop("CIFARNB_DATA", None)
+
+
 @app.command(epilog="Example: cifarnb report --profile smoke --out /tmp/smoke")
 def report(
     profile: Annotated[str, typer.Option(help="smoke, quick or full (the write-up's schedule).")] = "quick",
@@ -58,6 +64,7 @@ def report(
     """
     from cifarnb.build import build_report
 
+    _prefer(data)
     with _one_line_errors():
         ok = build_report(profile, data, out, section, runs, jobs=jobs, timeout=timeout, say=typer.echo)
     if not ok:
@@ -91,9 +98,8 @@ def data(
     """Show where the data comes from, its counts, fingerprint, mean and standard deviation."""
     from cifarnb.data import channel_statistics, load
 
+    _prefer(data)
     with _one_line_errors():
-        if data is not None:
-            os.environ.pop("CIFARNB_DATA", None)  # what is asked for here wins
         dataset = load(data or "auto")
     mean, std = channel_statistics(dataset.train_images)
     typer.echo(f"source       {dataset.source}")

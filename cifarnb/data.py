@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import http.client
 import os
 import threading
 import urllib.request
@@ -133,7 +134,10 @@ def _download_site_answers() -> bool:
 
     def ask() -> None:
         request = urllib.request.Request(CIFAR10.url, method="HEAD")
-        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT):
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException),
+            urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT),
+        ):
             answered.set()
 
     asking = threading.Thread(target=ask, daemon=True)

@@ -191,12 +191,14 @@ def loss_landscape(envelopes: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Fi
     tops = []
     for name, (low, high) in envelopes.items():
         steps = np.arange(1, len(low) + 1)
-        drawn = np.where(np.isfinite(high), high, np.nanmax(high[np.isfinite(high)], initial=0) * 10)
+        finite = high[np.isfinite(high)]
+        top = np.quantile(finite, 0.995) if len(finite) else 1.0
+        drawn = np.where(np.isfinite(high), high, 10 * np.max(finite, initial=top))  # beyond the axis
         ax.fill_between(steps, low, drawn, color=COLORS[name], alpha=0.35, lw=0, label=LABELS[name])
         ax.plot(steps, low, color=COLORS[name], lw=0.7)
         ax.plot(steps, drawn, color=COLORS[name], lw=0.7)
-        tops.append(np.quantile(drawn, 0.995))
-    ax.set(xlabel="step", ylabel="training loss of the batch", ylim=(0, 1.1 * max(tops) or 1), xlim=(1, None))
+        tops.append(top)
+    ax.set(xlabel="step", ylabel="training loss of the batch", ylim=(0, 1.1 * max(tops)), xlim=(1, None))
     ax.legend()
     return figure
 

@@ -14,3 +14,10 @@ def envelope(losses: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     steps = min(len(run) for run in losses)
     stacked = np.stack([np.where(np.isfinite(run[:steps]), run[:steps], np.inf) for run in losses])
     return stacked.min(axis=0), stacked.max(axis=0)
+
+
+def widths(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The width of the band at each step (steps,); infinite where a run had diverged."""
+    width = np.full(len(low), np.inf)
+    np.subtract(high, low, out=width, where=np.isfinite(high))
+    return width

@@ -12,7 +12,7 @@ from scipy import stats
 from cifarnb import experiment, sections
 from cifarnb.claims import REPORTED, judge
 from cifarnb.data import Dataset
-from cifarnb.landscape import envelope
+from cifarnb.landscape import envelope, widths
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters
 from cifarnb.runs import Run
 
@@ -115,6 +115,6 @@ def describe_landscape(runs: Sequence[Run]) -> dict[str, Any]:
         "lrs": [run.config.lr for run in runs],
         "final_accuracy": {f"{run.config.lr:g}": run.final_accuracy for run in runs},
         "steps": len(low),
-        "median_band_width": float(np.median(high - low)),
+        "median_band_width": float(np.median(widths(low, high))),
         "runs": [run.name for run in runs],
     }

@@ -56,8 +56,8 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
         ("**test accuracy, last epoch**", percent(reported.get("accuracy")), f"**{percent(final)}**"),
         ("test accuracy, best epoch", _best(reported), f"{percent(run.best_accuracy)} (epoch {run.best_epoch})"),
     ]
-    table = pd.DataFrame(rows, columns=["", "reported", "here"])
-    return table.fillna("not stated").astype(str)
+    stated = [(what, "not stated" if told is None else str(told), str(here)) for what, told, here in rows]
+    return pd.DataFrame(stated, columns=["", "reported", "here"])
 
 
 def _best(reported: Mapping[str, Any]) -> str | None:

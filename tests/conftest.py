@@ -1,4 +1,5 @@
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,14 @@ from cifarnb.data import CIFAR10_CLASSES, Dataset
 from cifarnb.summary import describe_landscape, describe_network
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _same_environment_after_every_test():
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_the_seed_alone_decides_the_weights(name):
     "describe",
     [
         count_multiply_adds,
-        pytest.param(list_layers, marks=pytest.mark.xfail(strict=True, reason="torchinfo draws a random image")),
+        list_layers,
     ],
 )
 def test_describing_a_network_draws_no_random_numbers(describe, networks):
@@ -141,7 +141,7 @@ def test_describing_a_network_draws_no_random_numbers(describe, networks):
 @pytest.mark.parametrize(
     "describe",
     [
-        pytest.param(count_multiply_adds, marks=pytest.mark.xfail(strict=True, reason="leaves it in eval mode")),
+        count_multiply_adds,
         list_layers,
     ],
 )

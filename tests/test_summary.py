@@ -84,7 +84,6 @@ def test_a_rate_that_diverged_widens_the_band_without_end(make_run):
     assert describe_landscape(runs)["median_band_width"] == math.inf
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeWarning, reason="infinity - infinity: NaN, and a warning in the notebook")
 def test_the_band_of_rates_that_all_diverged_is_without_end(make_run):
     runs = [make_run("vgg_a", lr=lr, losses=[3, math.nan, math.nan]) for lr in (0.5, 0.6)]
     assert describe_landscape(runs)["median_band_width"] == math.inf

@@ -59,14 +59,9 @@ def test_configuration_and_result_beside_the_write_up(make_run):
     }
 
 
-NO_TEXT_REPORTED = pytest.mark.xfail(
-    strict=True, raises=DeprecationWarning, reason="only an lr is reported of VGG: a column of floats, filled with text"
-)
-
-
 @pytest.mark.parametrize(
     "name",
-    ["simple_cnn", "resnet6", "resnet9", *(pytest.param(n, marks=NO_TEXT_REPORTED) for n in ("vgg_a", "vgg_a_bn"))],
+    ["simple_cnn", "resnet6", "resnet9", "vgg_a", "vgg_a_bn"],
 )
 def test_every_network_has_its_table_of_text(name, make_run):
     table = tables.config_and_result([make_run(name)])

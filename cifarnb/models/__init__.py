@@ -47,9 +47,10 @@ def count_parameters(model: nn.Module) -> int:
 
 def count_multiply_adds(model: nn.Module) -> int:
     """Multiply-adds of convolutions and linear layers in one forward pass of one (3, 32, 32) image."""
-    counter = FlopCounterMode(display=False)
+    counter, training = FlopCounterMode(display=False), model.training
     with torch.no_grad(), counter:
         model.eval()(torch.zeros(1, 3, 32, 32))
+    model.train(training)
     return counter.get_total_flops() // 2  # a multiply-add is two operations
 
 
@@ -69,7 +70,7 @@ def list_layers(model: nn.Module) -> list[Layer]:
     """
     layers: list[Layer] = []
     inside = -1  # depth of the residual block whose inner layers are being passed over
-    for info in torchinfo.summary(model, (1, 3, 32, 32), verbose=0, depth=8).summary_list:
+    for info in torchinfo.summary(model, input_data=torch.zeros(1, 3, 32, 32), verbose=0, depth=8).summary_list:
         if inside >= 0 and info.depth > inside:
             continue
         inside = info.depth if isinstance(info.module, BasicBlock) else -1
