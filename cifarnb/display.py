@@ -46,7 +46,7 @@ def show_table(table: pd.DataFrame, name: str, caption: str) -> None:
 
     display(
         {
-            "text/html": _BOLD.sub(r"<strong>\1</strong>", as_text("html")),
+            "text/html": _BOLD.sub(r"<strong>\1</strong>", _align_left(as_text("html"))),
             "text/markdown": as_text("pipe"),
             "text/plain": _BOLD.sub(r"\1", as_text("simple")),
         },
@@ -63,6 +63,11 @@ def weights_file(run: Run) -> str:
 def show_weights(run: Run) -> None:
     """Display where the weights are; the report makes of it a link to its own copy."""
     display(Markdown(f"Weights after the last epoch: `{weights_file(run)}`"))
+
+
+def _align_left(table: str) -> str:
+    """Say of the cells that are not on the right that they are on the left: JupyterLab's default is right."""
+    return re.sub(r"<(t[hd])>", r'<\1 style="text-align: left;">', table)
 
 
 def _show_caption(caption: str) -> None:
