@@ -1,4 +1,4 @@
-"""CIFAR-10 as uint8 tensors with a fingerprint; the batches of an epoch; augmentation."""
+"""CIFAR-10 as uint8 tensors with a fingerprint; the random numbers of an epoch; batches and their augmentation."""
 
 import contextlib
 import hashlib
@@ -7,7 +7,6 @@ import os
 import threading
 import urllib.request
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -254,29 +253,27 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
 
 
-def batches(
-    images: Tensor, labels: Tensor, batch_size: int, generator: torch.Generator, *, augment: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch in random order: normalised images (B, 3, 32, 32) and labels (B,), the last batch perhaps smaller.
+def draw(n: int, generator: torch.Generator) -> Tensor:
+    """The random numbers of one epoch of ``n`` images, (4, n) in int64: which image, top, left, flip, batch by batch.
 
-    With ``augment`` the images come padded, (N, 40, 40, 3), and each is cropped at random and flipped with
-    probability ½; without, (N, 32, 32, 3).  The random numbers are drawn on the CPU, once an epoch: they are the same
-    for every device.
+    Drawn on the CPU, where ``generator`` lives: they are the same for every device.
     """
-    n, device = len(images), images.device
     order = torch.randperm(n, generator=generator)
     crops = torch.randint(0, 2 * PADDING + 1, (2, n), generator=generator)  # top and left edge
     flips = torch.rand(n, generator=generator) < 0.5
-    order, crops, flips = (t.to(device, non_blocking=True) for t in (order, crops, flips))
+    return torch.stack([order, *crops, flips])
+
+
+def take_batch(images: Tensor, labels: Tensor, drawn: Tensor, *, augment: bool) -> tuple[Tensor, Tensor]:
+    """Normalised images (B, 3, 32, 32) and labels (B,), for B columns of what ``draw`` gives, (4, B), on their device.
+
+    With ``augment`` the images come padded, (N, 40, 40, 3), and each is cropped and flipped as drawn; without,
+    (N, 32, 32, 3).
+    """
+    chosen, top, left, flip = drawn
+    if not augment:
+        return normalize(images[chosen]), labels[chosen]
     # A view, (N, 9, 9, 3, 32, 32): every window of every image; indexing it gathers and crops in one pass.
-    windows = images.unfold(1, 32, 1).unfold(2, 32, 1) if augment else None
-    for start in range(0, n, batch_size):
-        chosen = order[start : start + batch_size]
-        if windows is None:
-            batch = images[chosen]
-        else:
-            top, left = crops[:, start : start + batch_size]
-            batch = windows[chosen, top, left]  # (B, 3, 32, 32)
-            flip = flips[start : start + batch_size, None, None, None]
-            batch = torch.where(flip, batch.flip(-1), batch).permute(0, 2, 3, 1)
-        yield normalize(batch), labels[chosen]
+    batch = images.unfold(1, 32, 1).unfold(2, 32, 1)[chosen, top, left]  # (B, 3, 32, 32)
+    batch = torch.where(flip.bool()[:, None, None, None], batch.flip(-1), batch)
+    return normalize(batch.permute(0, 2, 3, 1)), labels[chosen]

@@ -1,9 +1,17 @@
 """The device and the number format of a computation: what "auto" means here, and what the device is called."""
 
 import platform
-from contextlib import AbstractContextManager
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
+import joblib
 import torch
+
+WARM_UP = 3  # calls before one is recorded: libraries choose their kernels in them, optimizers make their state
+_RECORDING = threading.Lock()  # CUDA records one graph at a time in a process
 
 
 def resolve_device(device: str = "auto") -> torch.device:
@@ -32,10 +40,68 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock read next is right."""
+@contextmanager
+def working_on(device: torch.device) -> Iterator[None]:
+    """On a CPU: no more threads than there are cores for this process.  On a GPU: a stream of one's own.
+
+    Containers and job systems grant fewer cores than the machine has; PyTorch's default does not see all such limits.
+    What runs on different streams of a GPU can overlap.
+    """
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(threads, joblib.cpu_count()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what was begun on the device's current stream, so that a clock read next is right."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def replayed(function: Callable[[int], None], device: torch.device) -> Callable[[int], None]:
+    """On a GPU: the function, after its first calls replayed from a CUDA graph, with one launch for all its kernels.
+
+    Whatever changes from call to call must be in tensors on the device; sizes that differ have graphs of their own.
+    Where recording fails, the function is called as it is, with one warning.  On a CPU it always is.
+    """
+    if device.type != "cuda":
+        return function
+    graphs: dict[int, torch.cuda.CUDAGraph] = {}
+    calls: Counter[int] = Counter()
+    failed = False
+
+    def call(size: int) -> None:
+        nonlocal failed
+        if size in graphs:
+            graphs[size].replay()
+            return
+        calls[size] += 1
+        if failed or calls[size] <= WARM_UP:
+            function(size)
+            return
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.current_stream()
+        try:
+            # Recording runs nothing.  thread_local: other threads may allocate meanwhile.
+            with _RECORDING, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                function(size)
+        except RuntimeError as error:
+            failed = True
+            reason = str(error).strip().splitlines()[0]
+            warnings.warn(f"no CUDA graph, the plain loop instead, which is slower ({reason})", stacklevel=2)
+            function(size)
+            return
+        graphs[size] = graph
+        graph.replay()
+
+    return call
 
 
 def device_name(device: torch.device) -> str:

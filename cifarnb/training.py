@@ -1,6 +1,5 @@
 """The training loop, in plain sight."""
 
-import copy
 import math
 import sys
 import time
@@ -18,12 +17,21 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from tqdm.auto import tqdm
 
 from cifarnb.config import Config
-from cifarnb.data import Dataset, batches, epoch_generator, pad
-from cifarnb.hardware import autocast, device_name, resolve_device, resolve_precision, synchronize
+from cifarnb.data import Dataset, draw, epoch_generator, pad, take_batch
+from cifarnb.hardware import (
+    autocast,
+    device_name,
+    replayed,
+    resolve_device,
+    resolve_precision,
+    synchronize,
+    working_on,
+)
 from cifarnb.metrics import evaluate
 from cifarnb.runs import atomic_write
 
-TIMED_STEPS = 20  # at the most, for the estimate of a run's time
+CHECKPOINT_SHARE = 0.02  # of the time, at the most, goes into writing checkpoints
+SETTLED = 5  # steps after which the time of a step is typical
 
 
 def make_optimizer(model: nn.Module, config: Config) -> Optimizer:
@@ -32,6 +40,16 @@ def make_optimizer(model: nn.Module, config: Config) -> Optimizer:
     if config.optimizer == "sgd":
         return SGD(model.parameters(), momentum=config.momentum, nesterov=config.nesterov, **shared)
     return {"adam": Adam, "adamw": AdamW}[config.optimizer](model.parameters(), **shared)
+
+
+def keep_lr_on(device: torch.device, optimizer: Optimizer) -> None:
+    """On a GPU the learning rate becomes a tensor there, which a recorded step reads anew each time."""
+    on_gpu = device.type == "cuda"
+    for group in optimizer.param_groups:
+        lr = float(group["lr"])
+        group["lr"] = torch.tensor(lr, device=device) if on_gpu else lr
+        if "capturable" in group:  # Adam's; SGD's step can always be recorded
+            group["capturable"] = on_gpu
 
 
 def make_schedule(optimizer: Optimizer, config: Config, steps_per_epoch: int) -> tuple[LRScheduler | None, bool]:
@@ -44,7 +62,7 @@ def make_schedule(optimizer: Optimizer, config: Config, steps_per_epoch: int) ->
 
 
 def fit(
-    model: nn.Module, dataset: Dataset, config: Config, checkpoint: Path | None = None
+    model: nn.Module, dataset: Dataset, config: Config, checkpoint: Path | None = None, *, progress: bool = True
 ) -> tuple[pd.DataFrame, np.ndarray, float]:
     """Train the model in place; returns the history per epoch, the loss of every step, and the wall time in seconds.
 
@@ -53,10 +71,18 @@ def fit(
     training pass, without the test) and images_per_s.  Losses are cross-entropies in nats; label smoothing counts in
     the training's alone.
 
-    With ``checkpoint``, every finished epoch is saved there, and what is already there is gone on from.  Training
-    stops early only when the loss is no longer finite.
+    With ``checkpoint``, finished epochs are saved there (every one, unless writing takes more than CHECKPOINT_SHARE of
+    the time), and what is already there is gone on from.  Training stops early only when the loss is no longer finite.
+    ``progress`` shows a bar where somebody watches.
     """
     device = resolve_device(config.device)
+    with working_on(device):
+        return _fit(model, dataset, config, checkpoint, device, progress)
+
+
+def _fit(
+    model: nn.Module, dataset: Dataset, config: Config, checkpoint: Path | None, device: torch.device, progress: bool
+) -> tuple[pd.DataFrame, np.ndarray, float]:
     precision = resolve_precision(config.precision, device)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train_images, train_labels, test_images, test_labels = tensors_on(device, dataset, config)
@@ -65,6 +91,7 @@ def fit(
         train_images = pad(train_images)
     steps_per_epoch = math.ceil(n / config.batch_size)
     optimizer = make_optimizer(model, config)
+    keep_lr_on(device, optimizer)
     schedule, per_step = make_schedule(optimizer, config, steps_per_epoch)
 
     history: list[dict[str, float]] = []
@@ -74,60 +101,90 @@ def fit(
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        keep_lr_on(device, optimizer)  # the checkpoint may come from another device
         if schedule:
             schedule.load_state_dict(state["schedule"])
         history, wall = state["history"], state["wall"]
         losses = [part.cpu() for part in state["losses"]]
-    epochs_left = config.epochs - len(history)
-    if epochs_left:
-        seconds = estimate_seconds(model, train_images, train_labels, len(test_images), config, device, precision)
-        print(
-            f"{config.model}, lr {config.lr:g}, seed {config.seed}: training {epochs_left} epochs of {n:,} images on "
-            f"{device_name(device)} in {precision}, about {format_seconds(epochs_left * seconds)}",
-            file=sys.stderr,
-            flush=True,
-        )
+
+    # What changes from step to step is on the device: so nothing waits for the CPU, and a GPU can replay the step.
+    drawn = torch.empty(4, n, dtype=torch.int64, device=device)  # the epoch's random numbers
+    position = torch.zeros(1, dtype=torch.int64, device=device)  # how many of the epoch's images have had their turn
+    epoch_losses = torch.empty(steps_per_epoch, device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+
+    def train_step(size: int) -> None:
+        """Train on the epoch's next ``size`` images."""
+        here = position + torch.arange(size, device=device)
+        images, labels = take_batch(train_images, train_labels, drawn[:, here], augment=config.augment)
+        with autocast(device, precision):
+            logits = model(images).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        epoch_losses.index_copy_(0, position // config.batch_size, loss.detach()[None])
+        correct.add_((logits.detach().argmax(1) == labels).sum())
+        position.add_(size)
+
+    if per_step and device.type == "cuda":
+        print(f"{config.model}: no CUDA graphs, because {config.schedule} changes the momentum", file=sys.stderr)
+    advance = train_step if per_step else replayed(train_step, device)
+
     bar = tqdm(
         total=config.epochs * steps_per_epoch,
         initial=len(history) * steps_per_epoch,
         desc=config.model,
         unit="step",
         leave=False,
-        disable=not is_watched(),
+        disable=not (progress and is_watched()),
         mininterval=0.5,
     )
+    epochs_left = config.epochs - len(history)
+    # The time of a step, for the announcement: over these steps of the first epoch, or what there are of them.
+    first_timed, last_timed = min(SETTLED, steps_per_epoch // 2), min(3 * SETTLED, steps_per_epoch)
+    announced = epochs_left == 0
+    saved, saving = time.perf_counter(), 0.0  # when the last checkpoint was written, and how long that took
     for epoch in range(len(history), config.epochs):
         started = time.perf_counter()
-        epoch_losses = torch.zeros(steps_per_epoch, device=device)
-        loss_sum = torch.zeros((), device=device)
-        correct = torch.zeros((), dtype=torch.int64, device=device)
-        lr = optimizer.param_groups[0]["lr"]
+        lr = float(optimizer.param_groups[0]["lr"])
+        drawn.copy_(draw(n, epoch_generator(config.seed, epoch)))
+        position.zero_()
+        correct.zero_()
         model.train()
-        generator = epoch_generator(config.seed, epoch)
-        epoch_batches = batches(train_images, train_labels, config.batch_size, generator, augment=config.augment)
-        for step, (images, labels) in enumerate(epoch_batches):
-            with autocast(device, precision):
-                logits = model(images).float()
-            loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        for step in range(steps_per_epoch):
+            if not announced and step == first_timed:
+                synchronize(device)
+                clock = time.perf_counter()
+            advance(min(config.batch_size, n - step * config.batch_size))
             if schedule and per_step:
                 schedule.step()
-            epoch_losses[step] = loss.detach()
-            loss_sum += loss.detach() * len(labels)
-            correct += (logits.detach().argmax(1) == labels).sum()
             bar.update()
+            if not announced and step + 1 == last_timed:
+                synchronize(device)
+                step_seconds = (time.perf_counter() - clock) / (last_timed - first_timed)
+                # A test costs about a third of training on as many images.
+                seconds = step_seconds * (n + len(test_images) / 3) / config.batch_size * epochs_left
+                print(
+                    f"{config.model}, lr {config.lr:g}, seed {config.seed}: training {epochs_left} epochs of {n:,} "
+                    f"images on {device_name(device)} in {precision}, about {format_seconds(seconds)}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                announced = True
         if schedule and not per_step:
             schedule.step()
         synchronize(device)
         train_seconds = time.perf_counter() - started
 
         test_loss, test_accuracy = evaluate(model, test_images, test_labels, precision)
+        losses.append(epoch_losses.cpu().clone())
+        sizes = torch.full((steps_per_epoch,), config.batch_size)
+        sizes[-1] = n - (steps_per_epoch - 1) * config.batch_size
         history.append(
             {
                 "epoch": epoch + 1,
-                "train_loss": loss_sum.item() / n,
+                "train_loss": (losses[-1].double() @ sizes.double()).item() / n,
                 "train_accuracy": correct.item() / n,
                 "test_loss": test_loss,
                 "test_accuracy": test_accuracy,
@@ -136,10 +193,12 @@ def fit(
                 "images_per_s": n / train_seconds,
             }
         )
-        losses.append(epoch_losses.cpu())
         wall += time.perf_counter() - started
         bar.set_postfix(train_loss=f"{history[-1]['train_loss']:.3f}", test_accuracy=f"{test_accuracy:.1%}")
-        if checkpoint:
+        if not math.isfinite(history[-1]["train_loss"]):
+            break
+        now = time.perf_counter()
+        if checkpoint and epoch + 1 < config.epochs and now - saved >= saving / CHECKPOINT_SHARE:
             state = {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
@@ -150,8 +209,8 @@ def fit(
             }
             with atomic_write(checkpoint) as part:
                 torch.save(state, part)
-        if not math.isfinite(history[-1]["train_loss"]):
-            break
+            saved = time.perf_counter()
+            saving = saved - now
     bar.close()
     return pd.DataFrame(history), torch.cat(losses).numpy(), wall
 
@@ -166,31 +225,6 @@ def tensors_on(device: torch.device, dataset: Dataset, config: Config) -> tuple[
     train = (dataset.train_images[:n_train].to(device), dataset.train_labels[:n_train].to(device))
     test = (dataset.test_images[:n_test].to(device), dataset.test_labels[:n_test].to(device))
     return *train, *test
-
-
-def estimate_seconds(
-    model: nn.Module, images: Tensor, labels: Tensor, n_test: int, config: Config, device: torch.device, precision: str
-) -> float:
-    """Seconds that an epoch with its test is expected to take, from a few timed steps of a copy of the model."""
-    model = copy.deepcopy(model).train()
-    optimizer = make_optimizer(model, config)
-    generator = torch.Generator().manual_seed(0)
-    few = slice(0, TIMED_STEPS * config.batch_size)
-    laps = []  # seconds of every step
-    for batch, target in batches(images[few], labels[few], config.batch_size, generator, augment=config.augment):
-        started = time.perf_counter()
-        with autocast(device, precision):
-            loss = F.cross_entropy(model(batch).float(), target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        synchronize(device)
-        laps.append(time.perf_counter() - started)
-        if sum(laps[1:]) > 0.5:
-            break
-    step = float(np.median(laps[1:] or laps))  # the first is a warm-up
-    steps = len(images) / config.batch_size + n_test / 3 / config.batch_size  # a test costs about a third of a step
-    return step * steps
 
 
 def is_watched() -> bool:

@@ -11,12 +11,23 @@ import warnings
 
 import numpy as np
 import pytest
+import slow
 import torch
 import torchvision.transforms.functional as TF
 from torchvision.datasets import CIFAR10
 
 from cifarnb import data
-from cifarnb.data import DataError, batches, channel_statistics, epoch_generator, load, normalize, pad, resolve
+from cifarnb.data import (
+    DataError,
+    channel_statistics,
+    draw,
+    epoch_generator,
+    load,
+    normalize,
+    pad,
+    resolve,
+    take_batch,
+)  # fmt: skip
 from cifarnb.synthetic import CLASSES as SYNTHETIC_CLASSES
 from cifarnb.synthetic import make_synthetic
 
@@ -405,16 +416,11 @@ def test_images_of_one_colour_deviate_by_nothing():
         assert deviation == pytest.approx([0] * 3, abs=1e-7)
 
 
-def transformed(image):
-    """One image (32, 32, 3) as torchvision's own transforms make it."""
-    return TF.normalize(TF.to_tensor(image.numpy()), [0.5] * 3, [0.5] * 3)
-
-
 def test_images_are_normalised_as_by_torchvision(tiny_dataset):
     images = tiny_dataset.test_images
     before = images.clone()
     normalised = normalize(images)
-    torch.testing.assert_close(normalised, torch.stack([transformed(image) for image in images]))
+    torch.testing.assert_close(normalised, torch.stack([slow.transformed(image) for image in images]))
     assert normalised.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, before)
 
@@ -425,30 +431,19 @@ def test_padding_is_that_of_torchvision(tiny_dataset):
     assert torch.equal(pad(images), expected)
 
 
-def slow_batches(images, labels, batch_size, generator, augment):
-    """The epoch image by image, from the same random numbers and the images without padding."""
-    n = len(images)
-    order = torch.randperm(n, generator=generator).tolist()
-    tops, lefts = torch.randint(0, 9, (2, n), generator=generator).tolist()
-    flips = (torch.rand(n, generator=generator) < 0.5).tolist()
-    for start in range(0, n, batch_size):
-        batch = []
-        for i in range(start, min(start + batch_size, n)):
-            image = transformed(images[order[i]])
-            if augment:
-                image = TF.crop(TF.pad(image, [4], fill=-1), tops[i], lefts[i], 32, 32)  # black is -1
-                image = TF.hflip(image) if flips[i] else image
-            batch.append(image)
-        yield torch.stack(batch), labels[order[start : start + batch_size]]
+def batches(images, labels, batch_size, generator, augment):
+    """One epoch, batch by batch."""
+    drawn = draw(len(images), generator)
+    return [take_batch(images, labels, part, augment=augment) for part in drawn.split(batch_size, dim=1)]
 
 
 @pytest.mark.parametrize("augment", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 30, 64, 100])
 def test_batches_are_those_of_a_slow_loop(augment, batch_size, tiny_dataset):
     images, labels = tiny_dataset.test_images, tiny_dataset.test_labels
-    fast = batches(pad(images) if augment else images, labels, batch_size, epoch_generator(5, 2), augment=augment)
-    slow = slow_batches(images, labels, batch_size, epoch_generator(5, 2), augment)
-    for (x, y), (slow_x, slow_y) in zip(fast, slow, strict=True):
+    fast = batches(pad(images) if augment else images, labels, batch_size, epoch_generator(5, 2), augment)
+    plain = slow.epoch_batches(images, labels, batch_size, epoch_generator(5, 2), augment)
+    for (x, y), (slow_x, slow_y) in zip(fast, plain, strict=True):
         torch.testing.assert_close(x, slow_x)
         assert torch.equal(y, slow_y)
 
@@ -457,9 +452,7 @@ def test_batches_are_those_of_a_slow_loop(augment, batch_size, tiny_dataset):
 def test_every_image_comes_once_an_epoch_with_its_label(augment):
     numbers = torch.arange(250, dtype=torch.uint8)
     images = numbers[:, None, None, None].expand(-1, 32, 32, 3).contiguous()  # image k is of colour k
-    epoch = list(
-        batches(pad(images) if augment else images, numbers.long() % 10, 64, epoch_generator(0, 0), augment=augment)
-    )
+    epoch = list(batches(pad(images) if augment else images, numbers.long() % 10, 64, epoch_generator(0, 0), augment))
     assert [len(x) for x, _ in epoch] == [64, 64, 64, 58]
     assert {x.shape[1:] for x, _ in epoch} == {(3, 32, 32)}
     seen = torch.cat([((x.amax((1, 2, 3)) + 1) * 127.5).round().long() for x, _ in epoch])
@@ -472,7 +465,7 @@ def test_all_windows_come_and_half_are_mirrored():
     image = torch.zeros(40, 40, 3, dtype=torch.uint8)
     image[..., 0], image[..., 1] = torch.arange(40)[:, None], torch.arange(40)  # a pixel says its row and column
     images = image.expand(4000, -1, -1, -1)
-    ((batch, _),) = batches(images, torch.zeros(4000), 4000, epoch_generator(0, 0), augment=True)
+    ((batch, _),) = batches(images, torch.zeros(4000), 4000, epoch_generator(0, 0), True)
     row, column = ((batch[:, :2] + 1) * 127.5).round().long().unbind(1)
     windows = torch.stack([row[:, 0, 0], column.amin((1, 2))], 1)
     found, counts = windows.unique(dim=0, return_counts=True)
@@ -483,17 +476,17 @@ def test_all_windows_come_and_half_are_mirrored():
 
 
 def test_random_numbers_repeat_and_differ_between_epochs_and_seeds():
-    def draw(seed, epoch):
-        return tuple(torch.randperm(100, generator=epoch_generator(seed, epoch)).tolist())
+    def order(seed, epoch):
+        return tuple(draw(100, epoch_generator(seed, epoch))[0].tolist())
 
-    assert draw(3, 7) == draw(3, 7)
-    assert len({draw(seed, epoch) for seed in range(10) for epoch in range(10)}) == 100
-    assert draw(2**32 - 1, 0) != draw(0, 0)
+    assert order(3, 7) == order(3, 7)
+    assert len({order(seed, epoch) for seed in range(10) for epoch in range(10)}) == 100
+    assert order(2**32 - 1, 0) != order(0, 0)
 
 
 def test_random_numbers_are_taken_from_the_generator_alone(tiny_dataset):
     def first_labels():
-        return next(batches(*images_and_labels(tiny_dataset)[:2], 50, epoch_generator(0, 0), augment=False))[1]
+        return batches(*images_and_labels(tiny_dataset)[:2], 50, epoch_generator(0, 0), False)[0][1]
 
     torch.manual_seed(1)
     state = torch.get_rng_state()

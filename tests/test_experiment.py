@@ -19,10 +19,11 @@ CONFIG = Config(model="simple_cnn", epochs=2, batch_size=64)
 CHILD = """
 import sys
 import torch
-from cifarnb import experiment
+from cifarnb import experiment, training
 from cifarnb.config import Config
 from cifarnb.data import load
 torch.set_num_threads(1)
+training.CHECKPOINT_SHARE = float("inf")  # a checkpoint after every epoch
 experiment.run(Config.model_validate_json(sys.argv[1]), load("synthetic"), sys.argv[2])
 """
 CHILD_CONFIG = Config(

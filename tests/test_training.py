@@ -1,14 +1,18 @@
-import math
 import os
+import warnings
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import slow
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from cifarnb import sections, training
 from cifarnb.config import Config
-from cifarnb.data import batches, epoch_generator, load, normalize, pad
+from cifarnb.data import load, normalize
 from cifarnb.models import build_model
 from cifarnb.training import fit, format_seconds, is_watched, make_optimizer, make_schedule
 
@@ -24,41 +28,6 @@ def configure(**changes):
     return Config(**({"model": "simple_cnn", "epochs": 2, "batch_size": 100, "precision": "float32"} | changes))
 
 
-def slow_losses(config, dataset):
-    """The same training as a plain loop with PyTorch's unfused optimizers and the schedule by its formula."""
-    model = build_model(config.model, config.seed)
-    decay = config.weight_decay
-    match config.optimizer:
-        case "sgd":
-            optimizer = torch.optim.SGD(
-                model.parameters(), config.lr, config.momentum, nesterov=config.nesterov, weight_decay=decay
-            )
-        case "adam":
-            optimizer = torch.optim.Adam(model.parameters(), config.lr, weight_decay=decay)
-        case "adamw":
-            optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=decay)
-    per_epoch = math.ceil(len(dataset.train_images) / config.batch_size)
-    schedule = None
-    if config.schedule == "one_cycle":
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.epochs * per_epoch)
-    images = pad(dataset.train_images) if config.augment else dataset.train_images
-    losses = []
-    for epoch in range(config.epochs):
-        if config.schedule == "cosine":
-            optimizer.param_groups[0]["lr"] = config.lr * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
-        generator = epoch_generator(config.seed, epoch)
-        for x, y in batches(images, dataset.train_labels, config.batch_size, generator, augment=config.augment):
-            model.train()
-            loss = F.cross_entropy(model(x.contiguous()), y, label_smoothing=config.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if schedule:
-                schedule.step()
-            losses.append(loss.item())
-    return np.array(losses)
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("model", ["simple_cnn", "resnet6"])
 def test_losses_are_those_of_a_slow_plain_loop(tiny_dataset, recipe, model):
@@ -66,7 +35,27 @@ def test_losses_are_those_of_a_slow_plain_loop(tiny_dataset, recipe, model):
     _, losses, _ = fit(build_model(model, config.seed), tiny_dataset, config)
     # Adam divides by small gradients' size, so in the deeper network rounding grows to a thousandth within six steps.
     rtol = 3e-3 if model == "resnet6" else 1e-4
-    np.testing.assert_allclose(losses, slow_losses(config, tiny_dataset), rtol=rtol)
+    np.testing.assert_allclose(losses, slow.train(config, tiny_dataset)[0], rtol=rtol)
+
+
+@pytest.mark.parametrize("model", ["simple_cnn", "resnet6", "vgg_a_bn"])
+def test_the_first_fifty_losses_are_those_of_a_slow_plain_loop_to_rounding(tiny_dataset, model):
+    """With SGD, whose steps are as small as the gradients' rounding; Adam makes steps of lr out of it."""
+    config = configure(model=model, batch_size=10, epochs=2, train_size=250, lr=1e-3, augment=True)
+    _, losses, _ = fit(build_model(model, config.seed), tiny_dataset, config)
+    assert len(losses) == 50
+    np.testing.assert_allclose(losses, slow.train(config, tiny_dataset)[0], rtol=1e-5)
+
+
+def test_after_the_smoke_schedule_the_accuracy_is_that_of_a_slow_plain_loop():
+    dataset = load("synthetic")
+    (config,) = sections.configs("simple_cnn", "smoke")
+    _, model = slow.train(config, dataset)
+    labels = dataset.test_labels[: config.test_size]
+    right = (model.eval()(normalize(dataset.test_images[: config.test_size])).argmax(1) == labels).sum().item()
+    for precision, images in {"float32": 0, "bfloat16": 5}.items():  # by how many of 500 it may differ
+        history, _, _ = fit(build_model("simple_cnn", config.seed), dataset, config.replace(precision=precision))
+        assert abs(history.test_accuracy.iloc[-1] * len(labels) - right) <= images + 1e-6
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -128,18 +117,105 @@ def test_it_learns(tiny_dataset):
     assert history.train_accuracy.iloc[-1] > 0.9  # 256 random images can be learnt by heart
 
 
-def test_estimate_is_announced_before_training(tiny_dataset, capsys):
+def test_the_time_that_it_will_take_is_announced_once(tiny_dataset, capsys):
     fit(build_model("simple_cnn", 0), tiny_dataset, configure(epochs=3))
-    said = capsys.readouterr().err
-    assert "3 epochs of 256 images" in said
-    assert "about" in said
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "3 epochs of 256 images" in line
+    assert "about" in line
 
 
-def test_the_estimate_leaves_no_trace(tiny_dataset, monkeypatch):
-    config = configure(model="resnet6")
-    with_estimate = fit(build_model("resnet6", 0), tiny_dataset, config)[1]
-    monkeypatch.setattr("cifarnb.training.estimate_seconds", lambda *_: 0.0)
-    assert np.array_equal(with_estimate, fit(build_model("resnet6", 0), tiny_dataset, config)[1])
+@pytest.mark.parametrize(("seconds", "written"), [(1.0, list(range(1, 12))), (9.0, [1, 6, 11])])
+def test_checkpoints_take_two_percent_of_the_time_at_most(tiny_dataset, tmp_path, monkeypatch, seconds, written):
+    """By a clock on which an epoch takes 100 s, and writing as long as said."""
+    now, epochs = [0.0], []
+
+    def read():
+        now[0] += 1e-6
+        return now[0]
+
+    def evaluate(*_):
+        now[0] += 100
+        return 1.0, 0.5
+
+    def save(state, path):
+        now[0] += seconds
+        epochs.append(len(state["history"]))
+        path.touch()
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=read))
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    monkeypatch.setattr(training.torch, "save", save)
+    fit(build_model("simple_cnn", 0), tiny_dataset, configure(epochs=12), tmp_path / "checkpoint.pt")
+    assert epochs == written
+
+
+@pytest.fixture
+def recording(monkeypatch):
+    """A stand-in for CUDA graphs on a CPU: after two calls the step is traced once, and its kernels replayed.
+
+    Values that the CPU holds are frozen in such a trace as they are in a CUDA graph.  Returns the traces.
+    """
+    traces = []
+
+    def replayed(function, device):
+        graphs, calls = {}, Counter()
+
+        def call(size):
+            calls[size] += 1
+            if size in graphs:
+                graphs[size](torch.zeros(1))
+            elif calls[size] <= 2:
+                function(size)
+            else:
+                graphs[size] = make_fx(lambda x: (function(size), x)[1])(torch.zeros(1))  # runs it, too
+                traces.append(graphs[size].graph)
+
+        return call
+
+    def keep_lr_in_a_tensor(device, optimizer):
+        optimizer.param_groups[0]["lr"] = torch.tensor(float(optimizer.param_groups[0]["lr"]))
+
+    monkeypatch.setattr(training, "replayed", replayed)
+    monkeypatch.setattr(training, "keep_lr_on", keep_lr_in_a_tensor)
+    return traces
+
+
+@pytest.mark.parametrize("recipe", ["sgd", "nesterov", "adam"])
+def test_a_recorded_step_computes_the_same(tiny_dataset, recording, recipe):
+    shape = {"model": "resnet6", "epochs": 4, "train_size": 80, "batch_size": 32}
+    config = configure(**shape, **RECIPES[recipe]).replace(lr=1e-3, augment=True)
+    _, losses, _ = fit(build_model("resnet6", 0), tiny_dataset, config)
+    assert len(recording) == 2  # a whole batch, and the smaller one at the end
+    np.testing.assert_allclose(losses, slow.train(config, tiny_dataset)[0], rtol=1e-3)
+
+
+def test_a_recorded_step_follows_the_learning_rate(tiny_dataset, recording, monkeypatch):
+    """The test above would see a rate that is frozen in the record."""
+    monkeypatch.setattr(training, "keep_lr_on", lambda device, optimizer: None)
+    config = configure(epochs=4, optimizer="sgd", lr=0.05, schedule="cosine")
+    _, losses, _ = fit(build_model("simple_cnn", 0), tiny_dataset, config)
+    assert not np.allclose(losses, slow.train(config, tiny_dataset)[0], rtol=1e-4)
+
+
+def test_the_step_never_waits_for_the_device(tiny_dataset, recording):
+    """No kernel of it brings a value to the CPU, or makes a tensor whose size only the device knows."""
+    config = configure(model="vgg_a_bn", epochs=3, train_size=32, batch_size=16, augment=True)
+    fit(build_model("vgg_a_bn", 0), tiny_dataset, config)
+    kernels = {str(node.target).removeprefix("aten.").split(".")[0] for node in recording[0].nodes}
+    assert {"convolution", "native_batch_norm", "_fused_sgd_"} <= kernels
+    assert not kernels & {"_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "item"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(("precision", "rtol"), [("float32", 1e-3), ("bfloat16", 0.05)])
+@pytest.mark.parametrize("model", ["simple_cnn", "resnet6", "vgg_a_bn"])
+def test_cuda_graphs_give_the_losses_of_the_slow_plain_loop(tiny_dataset, model, precision, rtol):
+    config = configure(model=model, epochs=4, batch_size=50, lr=1e-3, augment=True, schedule="cosine")
+    config = config.replace(device="cuda", precision=precision)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # so a graph that cannot be recorded fails the test
+        _, losses, _ = fit(build_model(model, 0), tiny_dataset, config)
+    np.testing.assert_allclose(losses, slow.train(config, tiny_dataset)[0], rtol=rtol)
 
 
 @pytest.mark.parametrize(("allow_stdin", "watched"), [(True, True), (False, False)])
