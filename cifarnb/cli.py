@@ -1,9 +1,11 @@
 """The command line: ``python -m cifarnb``, and ``cifarnb`` once installed."""
 
+import json
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +71,45 @@ def report(
         ok = build_report(profile, data, out, section, runs, jobs=jobs, timeout=timeout, say=typer.echo)
     if not ok:
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: cifarnb bench --model resnet6 --model resnet9 --json bench.json")
+def bench(
+    model: Annotated[list[str] | None, typer.Option(help="This network only; may be repeated. By default all.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each loop is timed, by turns.")] = 5,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the measurements to this file.")] = None,
+) -> None:
+    """Time the training beside the loop that everybody writes, on this machine.
+
+    Both train the same network with the same batches' size, augmentation and optimizer. Medians, with the smallest and
+    the largest in brackets; the peak is that of matrix products in the same precision.
+    """
+    from tabulate import tabulate
+    from tqdm import tqdm
+
+    from cifarnb import bench
+    from cifarnb.config import ConfigError, unknown_name
+    from cifarnb.models import MODELS
+
+    names = model or list(MODELS)
+    with _one_line_errors():
+        for name in names:
+            if name not in MODELS:
+                raise ConfigError(f"model {unknown_name(name, MODELS)}")
+        if json_file and not json_file.resolve().parent.is_dir():
+            raise ConfigError(f"{json_file}: cannot be written, its folder does not exist")
+    found = []
+    with tqdm(total=len(names) * rounds, unit="round", leave=False, disable=None) as bar:
+        for name in names:
+            bar.set_description(name)
+            found.append(bench.measure(name, batch_size, rounds, bar.update))
+    typer.echo(f"{found[0].device}, {found[0].precision}, batch size {batch_size}; rounds: {rounds}")
+    headings, rows = bench.table(found)
+    typer.echo(tabulate(rows, headings, "simple", disable_numparse=True, colalign=("left", *["right"] * 8)))
+    typer.echo("\nratio: to the usual loop in the same round; start: what a run's first epoch takes longer")
+    if json_file:
+        json_file.write_text(json.dumps([asdict(measurement) for measurement in found], indent=2) + "\n")
 
 
 @app.command(epilog="Example: cifarnb models --layers")

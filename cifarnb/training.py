@@ -73,7 +73,7 @@ def fit(
 
     With ``checkpoint``, finished epochs are saved there (every one, unless writing takes more than CHECKPOINT_SHARE of
     the time), and what is already there is gone on from.  Training stops early only when the loss is no longer finite.
-    ``progress`` shows a bar where somebody watches.
+    ``progress`` announces the time that it will take, and shows a bar where somebody watches.
     """
     device = resolve_device(config.device)
     with working_on(device):
@@ -143,7 +143,7 @@ def _fit(
     epochs_left = config.epochs - len(history)
     # The time of a step, for the announcement: over these steps of the first epoch, or what there are of them.
     first_timed, last_timed = min(SETTLED, steps_per_epoch // 2), min(3 * SETTLED, steps_per_epoch)
-    announced = epochs_left == 0
+    announced = not progress
     saved, saving = time.perf_counter(), 0.0  # when the last checkpoint was written, and how long that took
     for epoch in range(len(history), config.epochs):
         started = time.perf_counter()

@@ -10,7 +10,7 @@ from cifarnb.cli import app
 from cifarnb.data import load
 from cifarnb.models import MODELS, count_parameters
 
-COMMANDS = ["report", "models", "data"]
+COMMANDS = ["report", "bench", "models", "data"]
 
 
 def call(*arguments, **env):

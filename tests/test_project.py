@@ -23,7 +23,7 @@ LAYERS = [
     "metrics runs",
     "training figures tables display",
     "experiment sections front",
-    "summary",
+    "summary bench",
     "build",
     "cli",
     "__main__",
