@@ -28,8 +28,10 @@ def build_report(
 ) -> bool:
     """Execute the sections of a profile (or ``only`` some) and render them; returns whether all went well.
 
-    Writes ``report.html``, ``report.md``, ``figures/``, ``summary.json``, ``weights/`` and the executed ``notebooks/``
-    into ``out``.  Raises ConfigError or DataError before anything is trained.
+    With ``jobs`` above 1 so many runs are trained at a time before the sections, which then find them, and so many
+    sections are executed at a time.  Writes ``report.html``, ``report.md``, ``figures/``, ``summary.json``,
+    ``weights/`` and the executed ``notebooks/`` into ``out``.  Raises ConfigError or DataError before anything is
+    trained.
     """
     overrides: dict[str, Any] = {"profile": profile}
     if runs_dir is not None:
@@ -48,6 +50,14 @@ def build_report(
     _check_writable(out)
 
     say(f"{profile}: {len(wanted)} sections on {dataset.source}")
+    if jobs > 1:
+        ahead = [
+            config
+            for model, section in sections.NETWORKS.items()
+            if section in wanted
+            for config in sections.all_configs(model, profile, overrides)
+        ]
+        experiment.train_together(ahead, dataset, overrides.get("runs_dir", "runs"), jobs=jobs)
     done: dict[str, Section] = {}
     for section in sections.execute(wanted, profile, out / "notebooks", overrides, jobs=jobs, timeout=timeout):
         done[section.name] = section
@@ -96,13 +106,9 @@ def _check_writable(out: Path) -> None:
 
 def _finished_runs(profile: str, dataset: Dataset, overrides: dict[str, Any]) -> list[Run]:
     """Every run of the report that is finished, in the report's order, each once."""
-    runs: dict[str, Run] = {}
-    for model in sections.NETWORKS:
-        kinds = (sections.configs, sections.landscape_configs, sections.plain_configs)
-        for config in (config for kind in kinds for config in kind(model, profile, overrides)):
-            if run := experiment.find(config, dataset, overrides.get("runs_dir", "runs")):
-                runs[run.name] = run
-    return list(runs.values())
+    wanted = (config for model in sections.NETWORKS for config in sections.all_configs(model, profile, overrides))
+    found = (experiment.find(config, dataset, overrides.get("runs_dir", "runs")) for config in wanted)
+    return [run for run in found if run]
 
 
 def _place_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path) -> dict[str, str]:

@@ -55,7 +55,9 @@ def report(
         list[str] | None, typer.Option(help="Execute this section only; may be repeated. By default all.")
     ] = None,
     runs: Annotated[Path | None, typer.Option(help="Where the runs are kept; by default runs in the project.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="So many sections at a time, each in a process of its own.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Train so many runs at a time, and execute so many sections at a time.")
+    ] = 1,
     timeout: Annotated[
         int | None, typer.Option(min=1, help="Seconds that a cell may take; by default no limit.")
     ] = None,

@@ -1,8 +1,17 @@
-"""From a config to its run: from disk if it is there, trained (or gone on with) if it is not."""
+"""From a config to its run: from disk if it is there, trained (or gone on with) if it is not; one or many at once."""
 
+import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import joblib
+import numpy as np
+import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import nn
+from tqdm.auto import tqdm
 
 from cifarnb import runs
 from cifarnb.config import Config
@@ -10,11 +19,14 @@ from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision
 from cifarnb.models import build_model
 from cifarnb.runs import Run
-from cifarnb.training import fit
+from cifarnb.training import fit, is_watched
 
 
-def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run:
-    """The run of this config on this data.  A relative ``runs_dir`` counts from the project's root."""
+def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, progress: bool = True) -> Run:
+    """The run of this config on this data.  A relative ``runs_dir`` counts from the project's root.
+
+    ``progress`` announces how long training takes, and shows a bar where somebody watches.
+    """
     if found := find(config, dataset, runs_dir):
         return found
     config = _resolved(config)
@@ -23,7 +35,7 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run:
         if (path / "provenance.json").exists():  # another process was faster
             return runs.load(path)
         model = build_model(config.model, config.seed)
-        history, losses, wall = fit(model, dataset, config, runs.unfinished(path) / "checkpoint.pt")
+        history, losses, wall = fit(model, dataset, config, runs.unfinished(path) / "checkpoint.pt", progress=progress)
         device = resolve_device(config.device)
         provenance = {
             **runs.describe_origin(),
@@ -37,6 +49,72 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run:
             "wall_seconds": wall,
         }
         return runs.save(path, config, history, losses, model.state_dict(), provenance)
+
+
+def run_all(configs: Sequence[Config], dataset: Dataset, runs_dir: str | Path = "runs", *, jobs: int = 1) -> list[Run]:
+    """The runs of these configs on this data, in their order; what is missing is trained, ``jobs`` at a time."""
+    if jobs > 1:
+        train_together(configs, dataset, runs_dir, jobs=jobs)
+    return [run(config, dataset, runs_dir) for config in configs]
+
+
+def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | Path = "runs", *, jobs: int) -> None:
+    """Train those of these configs that have no run yet, ``jobs`` at a time.
+
+    They share a GPU as threads of one process, each with a stream of its own, and a CPU as processes, each with its
+    share of the cores.  Inside ``joblib.parallel_config`` the backend named there takes their place: Dask's or Ray's
+    trains them on other machines, which need this package alone; the runs come back here.  A run that fails is told
+    of and left out.
+    """
+    missing = list(dict.fromkeys(_resolved(config) for config in configs if not find(config, dataset, runs_dir)))
+    if not missing:
+        return
+    folder = _folder(runs_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    on_gpu = resolve_device(missing[0].device).type == "cuda"
+    # As arrays: joblib shares those between processes, and Dask sends them to a machine once.
+    images = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
+    arrays = [tensor.numpy() for tensor in images]
+    facts = {name: getattr(dataset, name) for name in ("classes", "source", "canonical", "fingerprint")}
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".here-") as token, tqdm(
+        total=len(missing), desc="runs", unit="run", leave=False, disable=not is_watched()
+    ) as bar:  # fmt: skip
+        work = joblib.Parallel(
+            jobs, prefer="threads" if on_gpu else "processes", return_as="generator_unordered", batch_size=1
+        )
+        tasks = (joblib.delayed(_train_there)(c, str(folder), Path(token.name).name, facts, *arrays) for c in missing)
+        try:
+            for config, files, error in work(tasks):
+                bar.update()
+                path = folder / runs.run_name(config, dataset.fingerprint)
+                if files:
+                    runs.receive(path, files)
+                done = f"failed: {error}" if error else "trained"
+                print(f"{path.name}, lr {config.lr:g}, seed {config.seed}: {done}", file=sys.stderr, flush=True)
+        except TerminatedWorkerError:
+            print("a process that trained was killed (out of memory?)", file=sys.stderr, flush=True)
+
+
+def _train_there(
+    config: Config, folder: str, token: str, facts: dict[str, Any], *arrays: np.ndarray
+) -> tuple[Config, dict[str, bytes], str]:
+    """In a worker: train; returns the run's files where ``folder`` is not the one that holds ``token``, and the error.
+
+    An error is returned as text, because one run that fails must not end the others.
+    """
+    train_images, train_labels, test_images, test_labels = map(torch.tensor, arrays)
+    dataset = Dataset(train_images, train_labels, test_images, test_labels, **facts)
+    files = {}
+    try:
+        if (Path(folder) / token).exists():
+            run(config, dataset, folder, progress=False)
+        else:
+            with tempfile.TemporaryDirectory() as own:
+                made = run(config, dataset, own, progress=False)
+                files = {path.name: path.read_bytes() for path in made.path.iterdir()}
+    except Exception as error:
+        return config, {}, f"{type(error).__name__}: {error}"
+    return config, files, ""
 
 
 def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run | None:
@@ -57,4 +135,8 @@ def _resolved(config: Config) -> Config:
 
 
 def _path(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
-    return runs.project_root() / Path(runs_dir).expanduser() / runs.run_name(config, dataset.fingerprint)
+    return _folder(runs_dir) / runs.run_name(config, dataset.fingerprint)
+
+
+def _folder(runs_dir: str | Path) -> Path:
+    return runs.project_root() / Path(runs_dir).expanduser()

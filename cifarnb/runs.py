@@ -136,6 +136,19 @@ def save(
     return load(path)
 
 
+def receive(path: Path, files: dict[str, bytes]) -> None:
+    """Write a finished run that was trained on another machine; as with ``save``, it appears in one go."""
+    with locked(path):
+        if path.exists():
+            return
+        part = unfinished(path)
+        part.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (part / name).write_bytes(content)
+        (part / "checkpoint.pt").unlink(missing_ok=True)
+        part.rename(path)
+
+
 def unfinished(path: Path) -> Path:
     """The directory of a run while it is not finished."""
     return path.with_name(path.name + ".part")

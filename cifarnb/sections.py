@@ -1,21 +1,19 @@
 """The report's sections: a notebook, its parameters for a profile, and its execution by papermill."""
 
 import ast
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import joblib
 import nbformat
 import papermill
 import traitlets.config
 import yaml
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -124,6 +122,13 @@ def check_values(given: Mapping[str, Any]) -> None:
     for name in ("seeds", "landscape_lrs"):
         if name in given and not given[name]:
             raise ConfigError(f"{name}: at least one is needed, but it is an empty list")
+    if given.get("jobs", 1) < 1:
+        raise ConfigError(f"jobs: at least 1 is needed, but it is {given['jobs']}")
+    if size := given.get("plain_batch_size", 0):
+        try:
+            Config.from_parameters(given, model="resnet6", batch_size=size)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("batch_size", "plain_batch_size", 1)) from None
     for seed in given.get("seeds", [0]):
         for lr in given.get("landscape_lrs", []):
             Config.from_parameters(given, model="vgg_a", seed=seed, lr=lr)
@@ -146,9 +151,16 @@ def landscape_configs(model: str, profile: str, overrides: Mapping[str, Any] | N
 def plain_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
     """The run of a network without augmentation, where its section has one in this profile."""
     given = values(NETWORKS[model], profile, overrides)
-    size = given.get("plain_batch_size", 0)
-    first = configs(model, profile, overrides)[0]
-    return [first.replace(augment=False, batch_size=size)] if size else []
+    if not given.get("plain_batch_size"):
+        return []
+    plain = {"augment": False, "batch_size": given["plain_batch_size"]}
+    return [Config.from_parameters(given, model=model, seed=given["seeds"][0], **plain)]
+
+
+def all_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
+    """Every run of a network that its section asks for, each once."""
+    kinds = (configs, landscape_configs, plain_configs)
+    return list(dict.fromkeys(config for kind in kinds for config in kind(model, profile, overrides)))
 
 
 def values(section: str, profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -175,22 +187,19 @@ def execute(
     out.mkdir(parents=True, exist_ok=True)
     workers = max(1, min(jobs, len(tasks)))
     last = {SUMMARY} & set(tasks)
-    with ProcessPoolExecutor(workers, get_context("spawn"), _prepare_worker, (workers,)) as pool:
-        for group in (set(tasks) - last, last):
-            waiting = {
-                pool.submit(_execute_one, name, notebook(name), out / f"{name}.ipynb", tasks[name], timeout): name
+    for group in (set(tasks) - last, last):
+        # Processes of this machine whatever joblib.parallel_config says: the notebooks are written here.
+        work = joblib.Parallel(workers, backend="loky", return_as="generator_unordered", batch_size=1)
+        waiting = set(group)
+        try:
+            for section in work(
+                joblib.delayed(_execute_one)(name, notebook(name), out / f"{name}.ipynb", tasks[name], timeout)
                 for name in sorted(group)
-            }
-            for future in as_completed(waiting):
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    yield Section(waiting[future], None, "failed", "its process was killed")
-
-
-def _prepare_worker(workers: int) -> None:
-    if workers > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+            ):
+                waiting.remove(section.name)
+                yield section
+        except TerminatedWorkerError:
+            yield from (Section(name, None, "failed", "its process was killed") for name in sorted(waiting))
 
 
 def _execute_one(name: str, source: Path, target: Path, parameters: dict[str, Any], timeout: int | None) -> Section:

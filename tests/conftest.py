@@ -26,7 +26,7 @@ def _same_environment_after_every_test():
     os.environ.update(before)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_dataset():
     """256 training and 64 test images of noise."""
     generator = torch.Generator().manual_seed(0)

@@ -2,11 +2,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
+import joblib
 import numpy as np
 import pytest
 import torch
+from dask.distributed import Client, LocalCluster
 
 from cifarnb import experiment, runs
 from cifarnb.config import Config
@@ -153,3 +156,74 @@ def test_two_processes_share_one_run(uninterrupted, tmp_path):
     assert [child.returncode for child in children] == [0, 0], said
     assert sum("training" in text for text in said) == 1
     assert len(list(tmp_path.glob("resnet6-*"))) == 1
+
+
+SEEDS = [CONFIG.replace(seed=seed, precision="float32") for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tiny_dataset, tmp_path_factory):
+    return experiment.run_all(SEEDS, tiny_dataset, tmp_path_factory.mktemp("alone"))
+
+
+def assert_same(runs_made, expected, rtol):
+    assert [run.config.seed for run in runs_made] == [run.config.seed for run in expected]
+    for run, other in zip(runs_made, expected, strict=True):
+        assert run.name == other.name
+        np.testing.assert_allclose(run.losses, other.losses, rtol=rtol)
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_runs_trained_at_the_same_time_are_those_trained_one_by_one(tiny_dataset, one_by_one, tmp_path, backend):
+    """Processes, as on a CPU, and threads, as on a GPU; the number of threads within an operation moves rounding."""
+    with joblib.parallel_config(backend):
+        made = experiment.run_all([*SEEDS, SEEDS[0]], tiny_dataset, tmp_path, jobs=2)
+    assert_same(made[:3], one_by_one, rtol=1e-5 if backend == "loky" else 0)
+    assert made[3].path == made[0].path
+    assert not list(tmp_path.glob(".here-*"))
+
+
+def test_what_is_there_is_not_trained_again_together(tiny_dataset, tmp_path, monkeypatch):
+    first = experiment.run_all(SEEDS[:2], tiny_dataset, tmp_path)
+    monkeypatch.setattr(experiment, "fit", None)
+    monkeypatch.setattr(experiment.joblib, "Parallel", None)
+    assert_same(experiment.run_all(SEEDS[:2], tiny_dataset, tmp_path, jobs=2), first, rtol=0)
+
+
+def test_a_run_that_fails_does_not_end_the_others(tiny_dataset, tmp_path, monkeypatch, capsys):
+    def fail_once(model, dataset, config, *rest, **options):
+        if config.seed == 1:
+            raise RuntimeError("out of luck")
+        return fit(model, dataset, config, *rest, **options)
+
+    monkeypatch.setattr(experiment, "fit", fail_once)
+    with joblib.parallel_config("threading"):
+        experiment.train_together(SEEDS, tiny_dataset, tmp_path, jobs=2)
+    assert [experiment.find(c, tiny_dataset, tmp_path) is not None for c in SEEDS] == [True, False, True]
+    said = capsys.readouterr().err
+    assert "seed 1: failed: RuntimeError: out of luck" in said
+    assert "seed 2: trained" in said
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made,
+        Client(made) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_dask_cluster_trains_the_runs(tiny_dataset, one_by_one, tmp_path, monkeypatch, cluster, shared):
+    """On two workers, whether they see the folder of the runs or, as on another machine, do not."""
+    if not shared:  # the file by which workers know the folder lies in another one
+        make_file = tempfile.NamedTemporaryFile
+        monkeypatch.setattr(experiment.tempfile, "NamedTemporaryFile", lambda dir, prefix: make_file(prefix=prefix))
+    with joblib.parallel_config("dask"):
+        experiment.train_together(SEEDS, tiny_dataset, tmp_path, jobs=2)
+    monkeypatch.setattr(experiment, "fit", None)  # they are there
+    assert_same(experiment.run_all(SEEDS, tiny_dataset, tmp_path), one_by_one, rtol=1e-5)
+    busy = cluster.run(lambda dask_worker: dask_worker.state.executed_count)
+    assert len(busy) == 2
+    assert all(busy.values())

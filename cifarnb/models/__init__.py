@@ -1,5 +1,6 @@
 """The networks of the report, by name, and what can be said of a network without training it."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,13 +30,15 @@ LABELS = {  # what a reader is shown
     "vgg_a_bn": "VGG-A + BN",
 }
 
+_SEEDING = threading.Lock()  # PyTorch's initialisation draws from the global random state, which threads share
+
 
 def build_model(name: str, seed: int = 0) -> nn.Module:
     """The network of that name with initial weights drawn from ``seed``: (N, 3, 32, 32) → logits (N, 10).
 
     The global random state is left as it was.  Raises KeyError for a name that is not in MODELS.
     """
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MODELS[name]()
 
