@@ -230,7 +230,7 @@ def _dataset(
 
 def normalize(images: Tensor) -> Tensor:
     """(N, 32, 32, 3) uint8 → (N, 3, 32, 32) float32 with mean and standard deviation 0.5, channels last in memory."""
-    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return images.permute(0, 3, 1, 2).div(127.5).sub_(1)
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

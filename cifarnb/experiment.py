@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,17 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
     images = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
     arrays = [tensor.numpy() for tensor in images]
     facts = {name: getattr(dataset, name) for name in ("classes", "source", "canonical", "fingerprint")}
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".here-") as token, tqdm(
-        total=len(missing), desc="runs", unit="run", leave=False, disable=not is_watched()
-    ) as bar:  # fmt: skip
+    bar = tqdm(total=len(missing), desc="runs", unit="run", leave=False, disable=not is_watched())
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".here-") as token, bar, warnings.catch_warnings():
+        # joblib renews a process whose memory has grown, which a large network's does, and calls it a leak.
+        warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
+        # mmap_mode c: arrays that can be written to, as torch wants them, and yet are shared.
         work = joblib.Parallel(
-            jobs, prefer="threads" if on_gpu else "processes", return_as="generator_unordered", batch_size=1
+            jobs,
+            prefer="threads" if on_gpu else "processes",
+            return_as="generator_unordered",
+            batch_size=1,
+            mmap_mode="c",
         )
         tasks = (joblib.delayed(_train_there)(c, str(folder), Path(token.name).name, facts, *arrays) for c in missing)
         try:
@@ -102,7 +109,9 @@ def _train_there(
 
     An error is returned as text, because one run that fails must not end the others.
     """
-    train_images, train_labels, test_images, test_labels = map(torch.tensor, arrays)
+    train_images, train_labels, test_images, test_labels = (
+        torch.from_numpy(np.require(array, requirements="W")) for array in arrays
+    )
     dataset = Dataset(train_images, train_labels, test_images, test_labels, **facts)
     files = {}
     try:

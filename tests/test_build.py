@@ -91,6 +91,17 @@ def test_a_second_report_trains_nothing(smoke, tmp_path):
     assert "Sections that did not run" in (tmp_path / "report.html").read_text()
 
 
+def test_with_jobs_the_runs_are_trained_before_the_sections(smoke, tmp_path):
+    command = [sys.executable, "-m", "cifarnb", "report", "--profile", "smoke", "--section", "01_simple_cnn"]
+    command += ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"), "--jobs", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "seed 0: trained" in done.stderr
+    assert "training" not in done.stderr  # what a section that trains says
+    (made,) = (tmp_path / "runs").glob("*-*")
+    assert made.name == json.loads((smoke / "summary.json").read_text())["networks"][0]["run"]
+
+
 def test_a_section_that_fails_is_shown_and_the_exit_code_says_so(smoke, tmp_path):
     """In a copy of the project whose first notebook fails."""
     root = runs.project_root()
