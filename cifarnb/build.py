@@ -51,12 +51,7 @@ def build_report(
 
     say(f"{profile}: {len(wanted)} sections on {dataset.source}")
     if jobs > 1:
-        ahead = [
-            config
-            for model, section in sections.NETWORKS.items()
-            if section in wanted
-            for config in sections.all_configs(model, profile, overrides)
-        ]
+        ahead = [config for section in wanted for config in sections.all_configs(section, profile, overrides)]
         experiment.train_together(ahead, dataset, overrides.get("runs_dir", "runs"), jobs=jobs)
     done: dict[str, Section] = {}
     for section in sections.execute(wanted, profile, out / "notebooks", overrides, jobs=jobs, timeout=timeout):
@@ -106,9 +101,9 @@ def _check_writable(out: Path) -> None:
 
 def _finished_runs(profile: str, dataset: Dataset, overrides: dict[str, Any]) -> list[Run]:
     """Every run of the report that is finished, in the report's order, each once."""
-    wanted = (config for model in sections.NETWORKS for config in sections.all_configs(model, profile, overrides))
+    wanted = (config for section in sections.names() for config in sections.all_configs(section, profile, overrides))
     found = (experiment.find(config, dataset, overrides.get("runs_dir", "runs")) for config in wanted)
-    return [run for run in found if run]
+    return list({run.name: run for run in found if run}.values())
 
 
 def _place_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path) -> dict[str, str]:

@@ -74,10 +74,20 @@ def _has_narrower_band(ran: Networks) -> Measured:
     return normed < plain, f"median width of the band {normed:.3f} against {plain:.3f}"
 
 
-def _differs_less(ran: Networks) -> Measured:
-    accuracies = [ran[name]["landscape"]["final_accuracy"].values() for name in ("vgg_a_bn", "vgg_a")]
-    normed, plain = (100 * (max(values) - min(values)) for values in accuracies)
-    return normed < plain, f"{normed:.1f} points between the best and the worst rate against {plain:.1f}"
+def _is_smaller_on_walks(measure: str) -> Callable[[Networks], Measured]:
+    """On the paper's walks: plain SGD, along the gradient."""
+
+    def compare(ran: Networks) -> Measured:
+        normed, plain = (ran[name]["probes"]["sgd"][measure]["mean"] for name in ("vgg_a_bn", "vgg_a"))
+        return normed < plain, f"median over the steps of training with SGD {normed:.3g} against {plain:.3g}"
+
+    return compare
+
+
+def _works_at_more_rates(ran: Networks) -> Measured:
+    normed, plain = (ran[name]["rates"]["within_one_point"]["mean"] for name in ("vgg_a_bn", "vgg_a"))
+    tried = len(ran["vgg_a"]["rates"]["final_accuracy"])
+    return normed > plain, f"{normed:.3g} of {tried} rates within a point of the best against {plain:.3g}"
 
 
 CLAIMS = (
@@ -99,9 +109,19 @@ CLAIMS = (
         _has_narrower_band,
     ),
     Claim(
-        "Batch norm allows a wider range of learning rates: accuracies differ less between them.",
-        ("vgg_a landscape", "vgg_a_bn landscape"),
-        _differs_less,
+        "Batch norm smooths the loss landscape: a smaller effective β.",
+        ("vgg_a probes", "vgg_a_bn probes"),
+        _is_smaller_on_walks("beta"),
+    ),
+    Claim(
+        "Batch norm makes gradients more predictable: they change less on the way.",
+        ("vgg_a probes", "vgg_a_bn probes"),
+        _is_smaller_on_walks("gradient_change"),
+    ),
+    Claim(
+        "Batch norm allows a wider range of learning rates: more of them come near the best.",
+        ("vgg_a rates", "vgg_a_bn rates"),
+        _works_at_more_rates,
     ),
 )
 
@@ -113,7 +133,9 @@ def judge(networks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     whether the difference could be chance.
     """
     ran = {network["name"]: network for network in networks if network["final_accuracy"]}
-    there = {*ran, *(f"{name} landscape" for name, network in ran.items() if network["landscape"])}
+    there = {*ran}
+    for measured in ("landscape", "probes", "rates"):
+        there |= {f"{name} {measured}" for name, network in ran.items() if network[measured]}
     judged = []
     for claim in CLAIMS:
         agrees, evidence = claim.measure(ran) if there.issuperset(claim.needs) else (None, "did not run")

@@ -92,13 +92,13 @@ def bench(
 
     from cifarnb import bench
     from cifarnb.config import ConfigError, unknown_name
-    from cifarnb.models import MODELS
+    from cifarnb.sections import NETWORKS
 
-    names = model or list(MODELS)
+    names = model or list(NETWORKS)
     with _one_line_errors():
         for name in names:
-            if name not in MODELS:
-                raise ConfigError(f"model {unknown_name(name, MODELS)}")
+            if name not in NETWORKS:
+                raise ConfigError(f"model {unknown_name(name, NETWORKS)}")
         if json_file and not json_file.resolve().parent.is_dir():
             raise ConfigError(f"{json_file}: cannot be written, its folder does not exist")
     found = []

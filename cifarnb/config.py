@@ -43,6 +43,7 @@ class Config(BaseModel):
     epochs: Annotated[int, Field(ge=1)] = 1  # passes over the training images
     train_size: Annotated[int, Field(ge=0)] = 0  # train on the first so many images; 0: on all
     test_size: Annotated[int, Field(ge=0)] = 0  # test on the first so many images; 0: on all
+    validation_size: Annotated[int, Field(ge=0)] = 0  # the last so many training images are held out
     batch_size: Annotated[int, Field(ge=1)] = 128  # images per step
     augment: bool = False  # random crop with padding 4, and horizontal flip
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -52,11 +53,33 @@ class Config(BaseModel):
     weight_decay: Annotated[Number, Field(ge=0)] = 0.0
     schedule: Literal["none", "cosine", "one_cycle"] = "none"  # cosine: per epoch, to 0; one_cycle: per step
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    probe_every: Annotated[int, Field(ge=0)] = 0  # walk from the weights before every so many steps; 0: never
+    probe_points: Annotated[int, Field(ge=2)] = 8  # on each walk, between ½ and 4 times the step size
+    probe_along: Literal["gradient", "step"] = "gradient"  # walk along the gradient, or the optimizer's own step
+    keep_path: bool = False  # keep the path of the weights, a point an epoch, on its two principal directions
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "Config":
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError("nesterov needs optimizer sgd and a momentum above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> "Config":
+        if self.train_size and self.validation_size >= self.train_size:
+            raise ValueError("validation_size must be smaller than train_size")
+        return self
+
+    @model_validator(mode="after")
+    def _a_path_has_three_points(self) -> "Config":
+        if self.keep_path and self.epochs < 2:
+            raise ValueError("keep_path needs at least 2 epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _walks_need_a_loss_without_noise(self) -> "Config":
+        if self.probe_every and self.model == "vgg_a_noisy_bn":
+            raise ValueError("probe_every: the loss of vgg_a_noisy_bn differs from one evaluation to the next")
         return self
 
     def __init__(self, **values: Any) -> None:

@@ -17,10 +17,12 @@ from tqdm.auto import tqdm
 from cifarnb import runs
 from cifarnb.config import Config
 from cifarnb.data import Dataset
-from cifarnb.hardware import device_name, resolve_device, resolve_precision
+from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
+from cifarnb.landscape import Path as WeightsPath
+from cifarnb.landscape import losses_around, random_direction
 from cifarnb.models import build_model
 from cifarnb.runs import Run
-from cifarnb.training import fit, is_watched
+from cifarnb.training import fit, is_watched, split
 
 
 def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, progress: bool = True) -> Run:
@@ -36,7 +38,7 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
         if (path / "provenance.json").exists():  # another process was faster
             return runs.load(path)
         model = build_model(config.model, config.seed)
-        history, losses, wall = fit(model, dataset, config, runs.unfinished(path) / "checkpoint.pt", progress=progress)
+        trained = fit(model, dataset, config, runs.unfinished(path) / "checkpoint.pt", progress=progress)
         device = resolve_device(config.device)
         provenance = {
             **runs.describe_origin(),
@@ -44,12 +46,22 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
             "device_name": device_name(device),
             "precision": config.precision,
             "seed": config.seed,
-            "train_images": min(config.train_size or len(dataset.train_images), len(dataset.train_images)),
-            "test_images": min(config.test_size or len(dataset.test_images), len(dataset.test_images)),
+            "train_images": len(split(dataset, config)["train"][1]),
+            "test_images": len(split(dataset, config)["test"][1]),
             "data": {"source": dataset.source, "fingerprint": dataset.fingerprint, "cifar10": dataset.is_cifar10},
-            "wall_seconds": wall,
+            "wall_seconds": trained.seconds,
         }
-        return runs.save(path, config, history, losses, model.state_dict(), provenance)
+        return runs.save(
+            path,
+            config,
+            trained.history,
+            trained.losses,
+            trained.logits,
+            model.state_dict(),
+            provenance,
+            trained.probes,
+            trained.path.tensors() if trained.path else None,
+        )
 
 
 def run_all(configs: Sequence[Config], dataset: Dataset, runs_dir: str | Path = "runs", *, jobs: int = 1) -> list[Run]:
@@ -137,6 +149,41 @@ def trained_model(run: Run) -> nn.Module:
     model = build_model(run.config.model)
     model.load_state_dict(run.weights())
     return model.eval()
+
+
+def losses_near(
+    run: Run,
+    dataset: Dataset,
+    along: Sequence[int] | str,
+    coordinates: Sequence[np.ndarray],
+    images: int,
+    *,
+    batch_statistics: bool = False,
+) -> np.ndarray:
+    """Mean loss (nats) of the run's network, on the first ``images`` training images, on a grid around its weights.
+
+    ``along`` holds the seeds of one or two random directions, or is ``path``: the two principal directions of the
+    run's path.  What was computed once is read from ``.cache`` beside the run.
+    """
+    memory = joblib.Memory(run.path.parent / ".cache", verbose=0)
+    cached = memory.cache(_losses_near, ignore=["run", "dataset"])
+    facts = (run.name, dataset.fingerprint, along, [axis.tolist() for axis in coordinates], images, batch_statistics)
+    return cached(facts, run=run, dataset=dataset)
+
+
+def _losses_near(facts: tuple[Any, ...], run: Run, dataset: Dataset) -> np.ndarray:
+    _, _, along, coordinates, images, batch_statistics = facts
+    device = resolve_device()
+    model = trained_model(run).to(device)
+    if along == "path":
+        kept = WeightsPath.from_tensors(run.weights_path()).directions
+        directions = [[part.to(device) for part in direction] for direction in kept]
+    else:
+        directions = [random_direction(model, seed) for seed in along]
+    chosen = (dataset.train_images[:images].to(device), dataset.train_labels[:images].to(device))
+    with working_on(device):
+        axes = [np.array(axis) for axis in coordinates]
+        return losses_around(model, *chosen, directions, axes, batch_statistics=batch_statistics)
 
 
 def _resolved(config: Config) -> Config:

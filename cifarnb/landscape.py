@@ -1,8 +1,24 @@
-"""Why batch norm helps: measures on the loss along training."""
+"""Why batch norm helps: measures on the loss, along training and around trained weights.
 
-from collections.abc import Sequence
+The walks are those of Santurkar et al. 2018 (arXiv:1805.11604, §3.2 and App. A), lines and surfaces those of Li et al.
+2018 (arXiv:1712.09913), the envelope is the course's.  Whatever moves a network's weights here puts them back.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cifarnb.data import normalize
+from cifarnb.metrics import EVALUATION_BATCH
+
+Direction = Sequence[Tensor]  # one tensor for every parameter, of its shape
 
 
 def envelope(losses: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -21,3 +37,184 @@ def widths(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     width = np.full(len(low), np.inf)
     np.subtract(high, low, out=width, where=np.isfinite(high))
     return width
+
+
+def smooth(losses: np.ndarray, window: int) -> np.ndarray:
+    """The mean over each step and the ``window − 1`` before it, (steps,); at first over as many as there are."""
+    sums = np.cumsum(np.insert(losses.astype(np.float64), 0, 0.0))
+    ends = np.arange(1, len(losses) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+@contextmanager
+def unmoved(model: nn.Module) -> Iterator[None]:
+    """Weights, buffers and mode are afterwards bit for bit what they were, also after an exception."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    training = model.training
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                tensor.copy_(before[name])
+        model.train(training)
+
+
+def walk(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    alphas: Sequence[float],
+    along: Callable[[Direction], Direction] | None = None,
+) -> dict[str, float]:
+    """Measures of the loss on the walk from the weights θ to θ − α·d, over the ``alphas``.
+
+    d is the gradient g of ``loss`` at θ, or what ``along`` makes of it.  ``loss`` must be the same function each time
+    it is called: the same batch, no noise.  With g(α) for the gradient at θ − α·d the result is
+
+    - ``loss`` at θ, ``loss_min`` and ``loss_max`` over the walk;
+    - ``change_min`` and ``change_max``, of ‖g(α) − g‖₂: gradient predictiveness;
+    - ``beta``, the largest ‖g(α) − g‖₂ / ‖α·d‖₂: effective β-smoothness.
+
+    All parameters that are trained count.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with unmoved(model):
+        start = [p.detach().clone() for p in parameters]
+        value = loss()
+        gradient = torch.autograd.grad(value, parameters)
+        direction = along(gradient) if along else gradient
+        length = _norm(direction)
+        values, changes = [], []
+        for alpha in alphas:
+            with torch.no_grad():
+                for p, origin, d in zip(parameters, start, direction, strict=True):
+                    p.copy_(origin - alpha * d)
+            there = loss()
+            changed = torch.autograd.grad(there, parameters)
+            values.append(there.item())
+            changes.append(_norm([b - a for a, b in zip(gradient, changed, strict=True)]))
+    ratios = [change / (alpha * length) if length else np.nan for change, alpha in zip(changes, alphas, strict=True)]
+    return {
+        "loss": value.item(),
+        "loss_min": float(np.min(values)),  # NaN if one is
+        "loss_max": float(np.max(values)),
+        "change_min": float(np.min(changes)),
+        "change_max": float(np.max(changes)),
+        "beta": float(np.max(ratios)),
+    }
+
+
+def step_direction(optimizer: Optimizer) -> Callable[[Direction], Direction]:
+    """For ``walk``: the direction d that makes the optimizer's next step θ − lr·d, given the gradient."""
+
+    def along(gradient: Direction) -> Direction:
+        trial = copy.deepcopy(optimizer)  # with weights of its own
+        weights = [p for group in trial.param_groups for p in group["params"]]
+        before = [p.detach().clone() for p in weights]
+        for p, g in zip(weights, gradient, strict=True):
+            p.grad = g.clone()
+        trial.step()
+        lr = float(trial.param_groups[0]["lr"])
+        return [(old - p.detach()) / lr for old, p in zip(before, weights, strict=True)]
+
+    return along
+
+
+def random_direction(model: nn.Module, seed: int) -> list[Tensor]:
+    """A random direction in which every filter has the norm of the network's own (Li et al. 2018, §4).
+
+    A filter is what makes one output channel or unit.  Biases and batch norm's parameters are left where they are.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    direction = []
+    for p in model.parameters():
+        weights = p.detach()
+        if weights.dim() < 2:
+            direction.append(torch.zeros_like(weights))
+            continue
+        drawn = torch.randn(weights.shape, generator=generator).to(weights)
+        rest = tuple(range(1, weights.dim()))
+        wanted, norm = (torch.linalg.vector_norm(t, dim=rest, keepdim=True) for t in (weights, drawn))
+        direction.append(drawn * (wanted / norm))
+    return direction
+
+
+def losses_around(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    directions: Sequence[Direction],
+    coordinates: Sequence[np.ndarray],
+    *,
+    batch_statistics: bool = False,
+) -> np.ndarray:
+    """Mean cross-entropy (nats) at θ + Σ cᵢ·dᵢ on a grid: (len(c₁),) for one direction, (len(c₁), len(c₂)) for two.
+
+    images (N, 32, 32, 3) in uint8 and labels (N,) on the model's device, in float32.  Batch norm uses its running
+    statistics, or, with ``batch_statistics``, those of the images.
+    """
+    parameters = list(model.parameters())
+    grid = np.empty([len(axis) for axis in coordinates])
+    with unmoved(model), torch.no_grad():
+        start = [p.clone() for p in parameters]
+        model.train(batch_statistics)
+        for index in np.ndindex(*grid.shape):
+            at = [float(axis[i]) for axis, i in zip(coordinates, index, strict=True)]
+            for p, origin, *along in zip(parameters, start, *directions, strict=True):
+                p.copy_(origin + sum(c * d for c, d in zip(at, along, strict=True)))
+            total = torch.zeros((), dtype=torch.float64)
+            for part, target in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+                total += F.cross_entropy(model(normalize(part)), target, reduction="sum").double().cpu()
+            grid[index] = total.item() / len(images)
+    return grid
+
+
+@dataclass(frozen=True)
+class Path:
+    """The weights' path in training on its two principal directions, as seen from the last weights."""
+
+    coordinates: np.ndarray  # (T, 2); the last is (0, 0)
+    explained: tuple[float, float]  # of the path's variance about its end, 0 to 1
+    directions: list[list[Tensor]]  # two, of norm 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, to be kept in a file."""
+        named = {f"{axis}.{i}": part for axis, parts in enumerate(self.directions) for i, part in enumerate(parts)}
+        return named | {
+            "coordinates": torch.from_numpy(self.coordinates),
+            "explained": torch.tensor(self.explained, dtype=torch.float64),
+        }
+
+    @classmethod
+    def from_tensors(cls, named: dict[str, Tensor]) -> "Path":
+        """What ``tensors`` gave."""
+        parts = (len(named) - 2) // 2
+        first, second = named["explained"].tolist()
+        return cls(
+            named["coordinates"].numpy(),
+            (first, second),
+            [[named[f"{axis}.{i}"] for i in range(parts)] for axis in range(2)],
+        )
+
+
+def principal_path(snapshots: Sequence[Direction]) -> Path:
+    """Principal directions of weights at T ≥ 3 times, by singular values of their differences from the last ones."""
+    flat = torch.stack([torch.cat([p.detach().flatten().float().cpu() for p in snapshot]) for snapshot in snapshots])
+    differences = flat - flat[-1]
+    # The small (T, T) matrix of scalar products has the same singular values and costs less than the large one's.
+    squares, vectors = torch.linalg.eigh((differences @ differences.T).double())
+    squares, vectors = squares.clamp(min=0).flip(0), vectors.flip(1)
+    coordinates = vectors[:, :2] * squares[:2].sqrt()
+    axes = (vectors[:, :2].T.float() @ differences) / squares[:2, None].sqrt().clamp(
+        min=1e-30
+    ).float()  # (2, parameters)
+    shapes = [p.shape for p in snapshots[-1]]
+    sizes = [shape.numel() for shape in shapes]
+    directions = [[part.reshape(shape) for part, shape in zip(axis.split(sizes), shapes, strict=True)] for axis in axes]
+    share = (squares[:2] / squares.sum()).tolist()
+    return Path(coordinates.numpy(), (share[0], share[1]), directions)
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return float(torch.stack([torch.linalg.vector_norm(t) for t in tensors]).double().norm())

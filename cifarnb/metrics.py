@@ -1,4 +1,4 @@
-"""What a trained network does on the test images."""
+"""What a trained network says of images, and how right it is."""
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,8 @@ def predict(model: nn.Module, images: Tensor, precision: str) -> Tensor:
         return torch.cat([model(normalize(part)).float() for part in images.split(EVALUATION_BATCH)])
 
 
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) on images (N, 32, 32, 3) in uint8 and labels (N,)."""
-    logits = predict(model, images, precision)
+def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy (0 to 1) of logits (N, 10) for labels (N,)."""
     loss = F.cross_entropy(logits, labels).item()
     accuracy = (logits.argmax(1) == labels).sum().item() / len(labels)
     return loss, accuracy

@@ -6,6 +6,9 @@ A finished run is a directory ``<model>-<key>`` with
 - ``history.json``: for every column a list with a value an epoch;
 - ``losses.npy``: the training loss of every step, float32;
 - ``weights.safetensors``: parameters and buffers after the last epoch;
+- ``predictions.npy``, uint8, and ``logits.npy``, float16: what they say of the test images;
+- ``probes.json``, where the loss was probed: for every column a list with a value a walk;
+- ``path.safetensors``, where it was kept: the path of the weights (``cifarnb.landscape.Path``);
 - ``provenance.json``: commit, versions, device, precision, data, wall time.
 
 It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a run that is not finished.
@@ -48,6 +51,7 @@ class Run:
     history: pd.DataFrame  # a row an epoch; the columns are those of cifarnb.training.fit
     losses: np.ndarray  # (steps,) float32: the training loss of every step
     provenance: dict[str, Any]
+    probes: pd.DataFrame | None = None  # a row a walk; the columns are step and those of cifarnb.landscape.walk
 
     @property
     def name(self) -> str:
@@ -79,9 +83,17 @@ class Run:
         """Whether the training loss stopped being finite."""
         return not np.isfinite(self.losses).all()
 
+    def predictions(self) -> np.ndarray:
+        """The class (N,) uint8 that the network gives each test image after the last epoch."""
+        return np.load(self.path / "predictions.npy", allow_pickle=False)
+
     def weights(self) -> dict[str, Tensor]:
         """The state dict after the last epoch, on the CPU."""
         return safetensors.torch.load_file(self.path / "weights.safetensors")
+
+    def weights_path(self) -> dict[str, Tensor]:
+        """The path of the weights in training, for ``cifarnb.landscape.Path``; FileNotFoundError if it was not kept."""
+        return safetensors.torch.load_file(self.path / "path.safetensors")
 
 
 def project_root() -> Path:
@@ -105,12 +117,14 @@ def run_name(config: Config, fingerprint: str) -> str:
 
 def load(path: Path) -> Run:
     """Read a finished run; FileNotFoundError if there is none."""
+    probes = path / "probes.json"
     return Run(
         path=path,
         config=Config(**json.loads((path / "config.json").read_text())),
         history=pd.DataFrame(json.loads((path / "history.json").read_text())),
         losses=np.load(path / "losses.npy", allow_pickle=False),
         provenance=json.loads((path / "provenance.json").read_text()),
+        probes=pd.DataFrame(json.loads(probes.read_text())) if probes.exists() else None,
     )
 
 
@@ -119,8 +133,11 @@ def save(
     config: Config,
     history: pd.DataFrame,
     losses: np.ndarray,
+    logits: Tensor,
     weights: dict[str, Tensor],
     provenance: dict[str, Any],
+    probes: pd.DataFrame | None = None,
+    weights_path: dict[str, Tensor] | None = None,
 ) -> Run:
     """Write a run: into ``<path>.part``, which then takes its name in one step."""
     part = unfinished(path)
@@ -129,7 +146,13 @@ def save(
     # JSON writes a float so that it is read back exactly; NaN (a run that diverged) is Python's extension of it.
     (part / "history.json").write_text(json.dumps(history.to_dict(orient="list"), indent=1) + "\n")
     np.save(part / "losses.npy", losses.astype(np.float32))
+    np.save(part / "predictions.npy", logits.argmax(1).to(torch.uint8).numpy())
+    np.save(part / "logits.npy", logits.half().numpy())
     safetensors.torch.save_file({k: v.contiguous().cpu() for k, v in weights.items()}, part / "weights.safetensors")
+    if probes is not None:
+        (part / "probes.json").write_text(json.dumps(probes.to_dict(orient="list"), indent=1) + "\n")
+    if weights_path is not None:
+        safetensors.torch.save_file({k: v.contiguous() for k, v in weights_path.items()}, part / "path.safetensors")
     (part / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     (part / "checkpoint.pt").unlink(missing_ok=True)
     part.rename(path)

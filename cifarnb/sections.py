@@ -23,7 +23,8 @@ from cifarnb.report import Section
 from cifarnb.runs import project_root
 
 PROFILES = ("smoke", "quick", "full")
-SUMMARY = "05_summary"  # reads the runs of the others, so it comes last
+WHY = "05_why_batchnorm"
+SUMMARY = "06_summary"  # reads the runs of the others, so it comes last
 
 # Where each network of the report is trained.
 NETWORKS = {
@@ -32,6 +33,16 @@ NETWORKS = {
     "resnet9": "03_deeper_residual_cnn",
     "vgg_a": "04_batchnorm",
     "vgg_a_bn": "04_batchnorm",
+}
+
+# What some parameters of notebooks, which are no fields of a config, must be at least.
+LOWEST = {
+    "jobs": 1,
+    "smoothing": 1,
+    "draw_every": 1,
+    "line_points": 3,
+    "surface_points": 3,
+    "landscape_images": 1,
 }
 
 _KERNELS = traitlets.config.Config(KernelManager={"transport_encryption": "auto"})  # where the kernel knows how
@@ -119,19 +130,22 @@ def check_values(given: Mapping[str, Any]) -> None:
     """Raise ConfigError unless every run that a section's parameters ask for is one that can be."""
     if given.get("profile", "quick") not in PROFILES:
         raise ConfigError(f"profile: {unknown_name(given['profile'], PROFILES)}")
-    for name in ("seeds", "landscape_lrs"):
+    for name in ("seeds", "landscape_lrs", "lrs", "direction_seeds"):
         if name in given and not given[name]:
             raise ConfigError(f"{name}: at least one is needed, but it is an empty list")
-    if given.get("jobs", 1) < 1:
-        raise ConfigError(f"jobs: at least 1 is needed, but it is {given['jobs']}")
-    if size := given.get("plain_batch_size", 0):
-        try:
-            Config.from_parameters(given, model="resnet6", batch_size=size)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("batch_size", "plain_batch_size", 1)) from None
+    for name, lowest in LOWEST.items():
+        if given.get(name, lowest) < lowest:
+            raise ConfigError(f"{name}: at least {lowest} is needed, but it is {given[name]}")
+    for name, field in {"plain_batch_size": "batch_size", "sgd_lr": "lr", "lrs": "lr", "landscape_lrs": "lr"}.items():
+        values = given.get(name) or []
+        for value in values if isinstance(values, list) else [values]:
+            try:
+                Config.from_parameters(given, model="vgg_a", **{field: value})
+            except ConfigError as error:
+                raise ConfigError(str(error).replace(field, name, 1)) from None
+    if "sgd_lr" in given:
+        why_configs(given)
     for seed in given.get("seeds", [0]):
-        for lr in given.get("landscape_lrs", []):
-            Config.from_parameters(given, model="vgg_a", seed=seed, lr=lr)
         Config.from_parameters(given, model="vgg_a", seed=seed)
 
 
@@ -157,10 +171,42 @@ def plain_configs(model: str, profile: str, overrides: Mapping[str, Any] | None 
     return [Config.from_parameters(given, model=model, seed=given["seeds"][0], **plain)]
 
 
-def all_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
-    """Every run of a network that its section asks for, each once."""
+def why_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
+    """The runs of the section on why batch norm helps, by what they are for, from its parameters.
+
+    - ``sgd``: the paper's plain SGD, probed along the gradient; ``adam`` the same with Adam, which keeps the path of
+      the first seed; ``step``: Adam, probed along its own step;
+    - ``noise_sgd``, ``noise_adam``: the network with noisy batch norm;
+    - ``rates``: every learning rate; ``skip``: nine residual blocks with and without skip connections.
+
+    Probes are in float32: bfloat16 would round away what a short walk changes.
+    """
+    pair, seeds, first = ("vgg_a", "vgg_a_bn"), given["seeds"], given["seeds"][0]
+
+    def make(model: str, seed: int, **changes: Any) -> Config:
+        return Config.from_parameters(given, model=model, seed=seed, **{"probe_every": 0} | changes)
+
+    probes = {"probe_every": given["probe_every"], "precision": "float32"}
+    sgd = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False, "lr": given["sgd_lr"]}
+    return {
+        "sgd": [make(model, seed, **sgd, **probes) for model in pair for seed in seeds],
+        "adam": [make(model, seed, **probes, keep_path=seed == first) for model in pair for seed in seeds],
+        "step": [make(model, seed, **probes, probe_along="step") for model in pair for seed in seeds],
+        "noise_sgd": [make("vgg_a_noisy_bn", seed, **sgd, precision="float32") for seed in seeds],
+        "noise_adam": [make("vgg_a_noisy_bn", seed, precision="float32") for seed in seeds],
+        "rates": [make(model, seed, lr=lr) for model in pair for lr in given["lrs"] for seed in seeds],
+        "skip": [make(model, first) for model in ("resnet9", "resnet9_no_skip")],
+    }
+
+
+def all_configs(section: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
+    """Every run that a section asks for, each once."""
     kinds = (configs, landscape_configs, plain_configs)
-    return list(dict.fromkeys(config for kind in kinds for config in kind(model, profile, overrides)))
+    models = [model for model, home in NETWORKS.items() if home == section]
+    wanted = [config for model in models for kind in kinds for config in kind(model, profile, overrides)]
+    if section == WHY:
+        wanted = [config for same in why_configs(values(WHY, profile, overrides)).values() for config in same]
+    return list(dict.fromkeys(wanted))
 
 
 def values(section: str, profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from cifarnb.data import Dataset
 from cifarnb.landscape import envelope, widths
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters
 from cifarnb.runs import Run
+from cifarnb.tables import median_over_steps
 
 
 def summarize(
@@ -30,7 +31,18 @@ def summarize(
         wanted = sections.landscape_configs(name, profile, overrides)
         rates = _find(wanted, dataset, runs_dir)
         landscape = describe_landscape(rates) if wanted and len(rates) == len(wanted) else None
-        networks.append(describe_network(name, found) | {"landscape": landscape})
+        networks.append(describe_network(name, found) | {"landscape": landscape, "probes": None, "rates": None})
+    why = {
+        kind: _find_all(configs, dataset, runs_dir)
+        for kind, configs in sections.why_configs(sections.values(sections.WHY, profile, overrides)).items()
+    }
+    for network in networks:
+        name = network["name"]
+        mine = {kind: [run for run in found or [] if run.config.model == name] for kind, found in why.items()}
+        if probed := {kind: mine[kind] for kind in ("sgd", "adam", "step") if mine[kind]}:
+            network["probes"] = {kind: describe_probes(same) for kind, same in probed.items()}
+        if mine["rates"]:
+            network["rates"] = describe_rates(mine["rates"])
     return {
         "profile": profile,
         "data": {
@@ -43,6 +55,12 @@ def summarize(
         "networks": networks,
         "claims": judge(networks),
     }
+
+
+def _find_all(configs: Sequence[Any], dataset: Dataset, runs_dir: str | Path) -> list[Run] | None:
+    """The runs of these configs, or None if one is missing."""
+    found = _find(configs, dataset, runs_dir)
+    return found if len(found) == len(configs) else None
 
 
 def _find(configs: Sequence[Any], dataset: Dataset, runs_dir: str | Path) -> list[Run]:
@@ -116,5 +134,39 @@ def describe_landscape(runs: Sequence[Run]) -> dict[str, Any]:
         "final_accuracy": {f"{run.config.lr:g}": run.final_accuracy for run in runs},
         "steps": len(low),
         "median_band_width": float(np.median(widths(low, high))),
+        "runs": [run.name for run in runs],
+    }
+
+
+def describe_probes(runs: Sequence[Run]) -> dict[str, Any]:
+    """The walks of one network's runs, which differ in the seed: the medians over the steps, over the seeds.
+
+    ``loss_range`` is that of the loss on a walk (nats), ``gradient_change`` the largest ‖change of the gradient‖₂ on
+    it, ``beta`` the effective smoothness.  Where a run diverged throughout, infinite.
+    """
+    words = {"loss_range": "range of the loss", "gradient_change": "change of the gradient", "beta": "β"}
+    described: dict[str, Any] = {"runs": [run.name for run in runs]}
+    for name, measure in words.items():
+        medians = [median_over_steps(run, measure) for run in runs]
+        described[name] = mean_and_interval([math.inf if math.isnan(median) else median for median in medians])
+    return described
+
+
+def describe_rates(runs: Sequence[Run]) -> dict[str, Any]:
+    """One network's runs over a grid of learning rates and seeds: how many rates come near the best one.
+
+    ``within_one_point`` counts, for each seed, the rates whose accuracy is at most a point below that of the best.
+    """
+    by_seed: dict[int, list[float]] = {}
+    by_rate: dict[str, list[float]] = {}
+    for run in runs:
+        by_seed.setdefault(run.config.seed, []).append(run.final_accuracy)
+        by_rate.setdefault(f"{run.config.lr:g}", []).append(run.final_accuracy)
+    # A run is right on a whole number of images, so a millionth of a point is rounding.
+    counts = [sum(value >= max(values) - 0.01 - 1e-8 for value in values) for values in by_seed.values()]
+    return {
+        "final_accuracy": by_rate,
+        "diverged": sorted({run.config.lr for run in runs if run.diverged}),
+        "within_one_point": mean_and_interval(counts),
         "runs": [run.name for run in runs],
     }

@@ -1,15 +1,24 @@
 """One function per table: records in, a pandas DataFrame of text cells out, as the reader is to see them."""
 
-from collections.abc import Mapping, Sequence
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from cifarnb.claims import REPORTED
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.runs import Run
 
 NOT_RUN = "not run"
+MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # of a probe, a value a step
+    "range of the loss": lambda probes: probes["loss_max"] - probes["loss_min"],
+    "change of the gradient": lambda probes: probes["change_max"],
+    "β": lambda probes: probes["beta"],
+}
 
 
 def layers(model: str) -> pd.DataFrame:
@@ -101,6 +110,76 @@ def landscape(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     }
     table = pd.DataFrame(columns)
     return table.rename_axis("learning rate").reset_index()
+
+
+def rates(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """Test accuracy after the last epoch for every learning rate (rows, rising) and network (columns).
+
+    A cell is the mean over the seeds that did not diverge, with half their range where there are several.
+    """
+    columns = {}
+    for name, same in runs.items():
+        ended = pd.Series(
+            [math.nan if run.diverged else run.final_accuracy for run in same], index=[run.config.lr for run in same]
+        )
+        columns[LABELS[name]] = ended.groupby(level=0).agg(lambda values: _over_seeds(list(values), _mean_and_range))
+    table = pd.DataFrame(columns).sort_index().fillna(NOT_RUN)
+    table.index = [f"{lr:g}" for lr in table.index]
+    return table.rename_axis("learning rate").reset_index()
+
+
+def probes(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
+    """What walks measured, a row a kind of walk and measure; kind of walk → network → runs, which differ in the seed.
+
+    A cell is the mean over the seeds of the median over the steps, with half the 95 % confidence interval where there
+    are several.
+    """
+    rows = [
+        {"walk": walk, "median over the steps": measure}
+        | {
+            LABELS[name]: _over_seeds([median_over_steps(run, measure) for run in same], _mean_and_interval)
+            for name, same in networks.items()
+        }
+        for walk, networks in runs.items()
+        for measure in MEASURES
+    ]
+    return pd.DataFrame(rows)
+
+
+def median_over_steps(run: Run, measure: str) -> float:
+    """The median of a measure (a key of MEASURES) over the steps at which it is finite; NaN if there is none."""
+    assert run.probes is not None
+    values = MEASURES[measure](run.probes)
+    return float(values[np.isfinite(values)].median())
+
+
+def _over_seeds(values: Sequence[float], describe: Callable[[Sequence[float]], str]) -> str:
+    """The values that are finite, described, and how many are not."""
+    finite = [value for value in values if math.isfinite(value)]
+    diverged = len(values) - len(finite)
+    if not finite:
+        return "diverged"
+    return describe(finite) + (f" ({diverged} diverged)" if diverged else "")
+
+
+def _mean_and_range(accuracies: Sequence[float]) -> str:
+    mean = statistics.fmean(accuracies)
+    if len(accuracies) == 1:
+        return percent(mean) or ""
+    return f"{100 * mean:.2f} ± {50 * (max(accuracies) - min(accuracies)):.2f}%"
+
+
+def _mean_and_interval(values: Sequence[float]) -> str:
+    mean = significant(statistics.fmean(values))
+    if len(values) == 1:
+        return mean
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean} ± {significant(half, 2)}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """``1,230`` for 1234.5."""
+    return f"{float(f'{value:.{digits}g}'):,g}"
 
 
 def accuracy(network: Mapping[str, Any]) -> str:

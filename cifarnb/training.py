@@ -1,10 +1,11 @@
 """The training loop, in plain sight."""
 
+import functools
 import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from tqdm.auto import tqdm
 
-from cifarnb.config import Config
+from cifarnb.config import Config, ConfigError
 from cifarnb.data import Dataset, draw, epoch_generator, pad, take_batch
 from cifarnb.hardware import (
     autocast,
@@ -27,11 +28,25 @@ from cifarnb.hardware import (
     synchronize,
     working_on,
 )
-from cifarnb.metrics import evaluate
+from cifarnb.landscape import Path as WeightsPath
+from cifarnb.landscape import principal_path, step_direction, walk
+from cifarnb.metrics import loss_and_accuracy, predict
+from cifarnb.models import set_noise
 from cifarnb.runs import atomic_write
 
 CHECKPOINT_SHARE = 0.02  # of the time, at the most, goes into writing checkpoints
 SETTLED = 5  # steps after which the time of a step is typical
+
+
+class Trained(NamedTuple):
+    """What training gives beside the weights."""
+
+    history: pd.DataFrame  # a row an epoch
+    losses: np.ndarray  # (steps,): the training loss of every step
+    seconds: float  # wall time
+    probes: pd.DataFrame | None  # a row a walk, of which ``cifarnb.landscape.walk`` tells; the first column is the step
+    path: WeightsPath | None
+    logits: Tensor  # (N, 10) float32, on the CPU: of the test images, after the last epoch
 
 
 def make_optimizer(model: nn.Module, config: Config) -> Optimizer:
@@ -63,16 +78,18 @@ def make_schedule(optimizer: Optimizer, config: Config, steps_per_epoch: int) ->
 
 def fit(
     model: nn.Module, dataset: Dataset, config: Config, checkpoint: Path | None = None, *, progress: bool = True
-) -> tuple[pd.DataFrame, np.ndarray, float]:
-    """Train the model in place; returns the history per epoch, the loss of every step, and the wall time in seconds.
+) -> Trained:
+    """Train the model in place.
 
     History columns: epoch (from 1), train_loss and train_accuracy (means over the epoch's batches as they were trained
     on, in train mode), test_loss and test_accuracy (after the epoch), lr (at the epoch's beginning), seconds (of the
-    training pass, without the test) and images_per_s.  Losses are cross-entropies in nats; label smoothing counts in
-    the training's alone.
+    training pass, without the test), images_per_s, and with ``validation_size`` validation_loss and
+    validation_accuracy.  Losses are cross-entropies in nats; label smoothing counts in the training's alone.  Raises
+    ConfigError if the images held out leave none to train on.
 
     With ``checkpoint``, finished epochs are saved there (every one, unless writing takes more than CHECKPOINT_SHARE of
     the time), and what is already there is gone on from.  Training stops early only when the loss is no longer finite.
+    ``probe_every`` and ``keep_path`` measure on the way; they change nothing in the training.
     ``progress`` announces the time that it will take, and shows a bar where somebody watches.
     """
     device = resolve_device(config.device)
@@ -82,10 +99,12 @@ def fit(
 
 def _fit(
     model: nn.Module, dataset: Dataset, config: Config, checkpoint: Path | None, device: torch.device, progress: bool
-) -> tuple[pd.DataFrame, np.ndarray, float]:
+) -> Trained:
     precision = resolve_precision(config.precision, device)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train_images, train_labels, test_images, test_labels = tensors_on(device, dataset, config)
+    parts = {name: [tensor.to(device) for tensor in part] for name, part in split(dataset, config).items()}
+    (train_images, train_labels), (test_images, test_labels) = parts["train"], parts["test"]
+    held_out_images, held_out_labels = parts["validation"]
     n = len(train_images)
     if config.augment:
         train_images = pad(train_images)
@@ -96,6 +115,8 @@ def _fit(
 
     history: list[dict[str, float]] = []
     losses: list[Tensor] = []  # one tensor (steps_per_epoch,) an epoch, on the CPU
+    probes: list[dict[str, float]] = []
+    snapshots: list[list[Tensor]] = []  # of the parameters, on the CPU
     wall = 0.0
     if checkpoint and checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -106,6 +127,7 @@ def _fit(
             schedule.load_state_dict(state["schedule"])
         history, wall = state["history"], state["wall"]
         losses = [part.cpu() for part in state["losses"]]
+        probes, snapshots = state["probes"], [[p.cpu() for p in snapshot] for snapshot in state["snapshots"]]
 
     # What changes from step to step is on the device: so nothing waits for the CPU, and a GPU can replay the step.
     drawn = torch.empty(4, n, dtype=torch.int64, device=device)  # the epoch's random numbers
@@ -113,13 +135,19 @@ def _fit(
     epoch_losses = torch.empty(steps_per_epoch, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
 
-    def train_step(size: int) -> None:
-        """Train on the epoch's next ``size`` images."""
+    def forward(size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, logits and labels of the epoch's next ``size`` images."""
         here = position + torch.arange(size, device=device)
         images, labels = take_batch(train_images, train_labels, drawn[:, here], augment=config.augment)
         with autocast(device, precision):
             logits = model(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing), logits, labels
+
+    def loss_of_next(size: int) -> Tensor:
+        return forward(size)[0]
+
+    def train_step(size: int) -> None:
+        loss, logits, labels = forward(size)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -127,9 +155,12 @@ def _fit(
         correct.add_((logits.detach().argmax(1) == labels).sum())
         position.add_(size)
 
-    if per_step and device.type == "cuda":
-        print(f"{config.model}: no CUDA graphs, because {config.schedule} changes the momentum", file=sys.stderr)
-    advance = train_step if per_step else replayed(train_step, device)
+    # A record would repeat what the CPU decides anew at each step: noise, and the momentum under one_cycle.
+    plain = per_step or set_noise(model, torch.Generator())
+    if plain and device.type == "cuda" and progress:
+        print(f"{config.model}: trained without CUDA graphs, because of noise or one_cycle", file=sys.stderr)
+    advance = train_step if plain else replayed(train_step, device)
+    along = step_direction(optimizer) if config.probe_along == "step" else None
 
     bar = tqdm(
         total=config.epochs * steps_per_epoch,
@@ -148,15 +179,25 @@ def _fit(
     for epoch in range(len(history), config.epochs):
         started = time.perf_counter()
         lr = float(optimizer.param_groups[0]["lr"])
-        drawn.copy_(draw(n, epoch_generator(config.seed, epoch)))
+        generator = epoch_generator(config.seed, epoch)
+        drawn.copy_(draw(n, generator))
+        set_noise(model, generator)
         position.zero_()
         correct.zero_()
         model.train()
+        if config.keep_path and not snapshots:
+            snapshots.append([p.detach().cpu().clone() for p in model.parameters()])
         for step in range(steps_per_epoch):
             if not announced and step == first_timed:
                 synchronize(device)
                 clock = time.perf_counter()
-            advance(min(config.batch_size, n - step * config.batch_size))
+            size = min(config.batch_size, n - step * config.batch_size)
+            total_step = epoch * steps_per_epoch + step
+            if config.probe_every and total_step % config.probe_every == 0:
+                alphas = np.linspace(0.5, 4, config.probe_points) * float(optimizer.param_groups[0]["lr"])
+                measured = walk(model, functools.partial(loss_of_next, size), alphas.tolist(), along)
+                probes.append({"step": total_step, **measured})
+            advance(size)
             if schedule and per_step:
                 schedule.step()
             bar.update()
@@ -177,8 +218,11 @@ def _fit(
         synchronize(device)
         train_seconds = time.perf_counter() - started
 
-        test_loss, test_accuracy = evaluate(model, test_images, test_labels, precision)
+        logits = predict(model, test_images, precision)
+        test_loss, test_accuracy = loss_and_accuracy(logits, test_labels)
         losses.append(epoch_losses.cpu().clone())
+        if config.keep_path:
+            snapshots.append([p.detach().cpu().clone() for p in model.parameters()])
         sizes = torch.full((steps_per_epoch,), config.batch_size)
         sizes[-1] = n - (steps_per_epoch - 1) * config.batch_size
         history.append(
@@ -193,6 +237,9 @@ def _fit(
                 "images_per_s": n / train_seconds,
             }
         )
+        if config.validation_size:
+            found = loss_and_accuracy(predict(model, held_out_images, precision), held_out_labels)
+            history[-1] |= dict(zip(("validation_loss", "validation_accuracy"), found, strict=True))
         wall += time.perf_counter() - started
         bar.set_postfix(train_loss=f"{history[-1]['train_loss']:.3f}", test_accuracy=f"{test_accuracy:.1%}")
         if not math.isfinite(history[-1]["train_loss"]):
@@ -205,6 +252,8 @@ def _fit(
                 "schedule": schedule.state_dict() if schedule else None,
                 "history": history,
                 "losses": losses,
+                "probes": probes,
+                "snapshots": snapshots,
                 "wall": wall,
             }
             with atomic_write(checkpoint) as part:
@@ -212,19 +261,33 @@ def _fit(
             saved = time.perf_counter()
             saving = saved - now
     bar.close()
-    return pd.DataFrame(history), torch.cat(losses).numpy(), wall
+    return Trained(
+        history=pd.DataFrame(history),
+        losses=torch.cat(losses).numpy(),
+        seconds=wall,
+        probes=pd.DataFrame(probes) if config.probe_every else None,
+        path=principal_path(snapshots) if config.keep_path else None,
+        logits=logits.cpu(),
+    )
 
 
-def tensors_on(device: torch.device, dataset: Dataset, config: Config) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Train images (N, 32, 32, 3) and labels (N,), test images and labels, on the device; as many as the config says.
+def split(dataset: Dataset, config: Config) -> dict[str, tuple[Tensor, Tensor]]:
+    """Images (N, 32, 32, 3) and labels (N,) to train on, for validation and to test on, as the config asks for them.
 
-    A size of 0, or one above what there is, takes all.
+    ``train`` and ``test`` are the first so many, where 0, or more than there are, takes all; ``validation`` are the
+    last ``validation_size`` of the former, which are not trained on.  Raises ConfigError if none are left.
     """
-    n_train = config.train_size or len(dataset.train_images)
-    n_test = config.test_size or len(dataset.test_images)
-    train = (dataset.train_images[:n_train].to(device), dataset.train_labels[:n_train].to(device))
-    test = (dataset.test_images[:n_test].to(device), dataset.test_labels[:n_test].to(device))
-    return *train, *test
+    there = len(dataset.train_images)
+    end = min(config.train_size or there, there)
+    n = end - config.validation_size
+    if n < 1:
+        raise ConfigError(f"validation_size: {config.validation_size:,} of {end:,} images leave none to train on")
+    test_size = config.test_size or len(dataset.test_images)
+    return {
+        "train": (dataset.train_images[:n], dataset.train_labels[:n]),
+        "validation": (dataset.train_images[n:end], dataset.train_labels[n:end]),
+        "test": (dataset.test_images[:test_size], dataset.test_labels[:test_size]),
+    }
 
 
 def is_watched() -> bool:

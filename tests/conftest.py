@@ -69,8 +69,8 @@ def make_run(tmp_path):
             "wall_seconds": 12.0,
         }
         path = tmp_path / "made-up runs" / f"{model}-{next(numbers):012x}"
-        weights = {"weight": torch.zeros(1)}
-        return runs.save(path, made, history, np.array(losses), weights, origin | (provenance or {}))
+        weights, logits = {"weight": torch.zeros(1)}, torch.zeros(64, 10)
+        return runs.save(path, made, history, np.array(losses), logits, weights, origin | (provenance or {}))
 
     return make
 
@@ -83,7 +83,8 @@ def make_summary():
         networks = []
         for name, same in runs.items():
             rates = (landscapes or {}).get(name)
-            networks.append(describe_network(name, same) | {"landscape": describe_landscape(rates) if rates else None})
+            landscape = describe_landscape(rates) if rates else None
+            networks.append(describe_network(name, same) | {"landscape": landscape, "probes": None, "rates": None})
         origin = {"source": "noise", "cifar10": True, "fingerprint": "f" * 64, "train_images": 256, "test_images": 64}
         return {"profile": profile, "data": origin | (data or {}), "networks": networks, "claims": judge(networks)}
 

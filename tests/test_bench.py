@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from typer.testing import CliRunner
 from cifarnb import bench
 from cifarnb.cli import app
 from cifarnb.config import Config
-from cifarnb.models import MODELS
+from cifarnb.sections import NETWORKS
 
 PROMISED = {
     "model", "device", "images_per_s", "baseline_images_per_s", "ratio", "seconds_per_epoch", "tflops",
@@ -47,7 +48,7 @@ def test_the_engine_is_timed_on_whole_batches_in_its_second_epoch(monkeypatch):
 
     def fit(model, dataset, config, progress):
         seen.append((len(dataset.train_images), config.epochs, progress))
-        return {"seconds": [5.0, 2.0]}, None, None
+        return SimpleNamespace(history={"seconds": [5.0, 2.0]})
 
     monkeypatch.setattr(bench, "fit", fit)
     assert bench.time_engine(Config(model="simple_cnn", batch_size=10, train_size=7), 6) == (30.0, 3.0)
@@ -78,7 +79,7 @@ def test_the_usual_loop_trains_the_same_network_with_the_same_settings(monkeypat
     assert made == {"model": "simple_cnn", "lr": 0.003, "crop": (32, 4)}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_benchmarked_is_what_the_full_profile_trains(name, monkeypatch):
     seen = []
 

@@ -3,10 +3,10 @@ import math
 import pytest
 
 from cifarnb.claims import CLAIMS, REPORTED, judge
-from cifarnb.models import MODELS
+from cifarnb.sections import NETWORKS
 
 # Claim by what its text is told by.
-SIMPLE, RESIDUAL, FAST, DEEPER, NORMED, LOWER, BAND, RATES = range(8)
+SIMPLE, RESIDUAL, FAST, DEEPER, NORMED, LOWER, BAND, BETA, CHANGE, RATES = range(10)
 
 
 def network(name, accuracy=0.5, landscape=None, **measured):
@@ -22,6 +22,8 @@ def network(name, accuracy=0.5, landscape=None, **measured):
         "seconds_per_image": 4.5 / 50_000,
         "device_name": "a small machine",
         "landscape": landscape,
+        "probes": None,
+        "rates": None,
     }
     return numbers | measured
 
@@ -36,7 +38,7 @@ def verdict(claim, *networks):
 
 
 def test_reported_numbers_are_the_write_ups():
-    assert [*REPORTED] == [*MODELS]
+    assert [*REPORTED] == [*NETWORKS]
     assert {name: r.get("accuracy") for name, r in REPORTED.items()} == {
         "simple_cnn": 0.64, "resnet6": 0.7706, "resnet9": 0.9029, "vgg_a": None, "vgg_a_bn": None,
     }  # fmt: skip
@@ -49,8 +51,8 @@ def test_reported_numbers_are_the_write_ups():
 
 
 def test_every_claim_needs_networks_that_exist():
-    landscapes = {f"{name} landscape" for name in MODELS}
-    assert all(claim.needs and landscapes.union(MODELS).issuperset(claim.needs) for claim in CLAIMS)
+    there = {f"{name}{measured}" for name in NETWORKS for measured in ("", " landscape", " probes", " rates")}
+    assert all(claim.needs and there.issuperset(claim.needs) for claim in CLAIMS)
 
 
 @pytest.mark.parametrize(
@@ -103,20 +105,39 @@ def test_the_narrower_band_decides():
     assert verdict(BAND, normed, plain | {"landscape": landscape(math.inf, 0.1)})[0] is True  # it diverged
 
 
-def test_the_smaller_difference_between_the_rates_decides():
-    normed = network("vgg_a_bn", landscape=landscape(1, 0.75, 0.8, 0.7))
-    plain = network("vgg_a", landscape=landscape(1, 0.1, 0.75, 0.8))
-    evidence = "10.0 points between the best and the worst rate against 70.0"
-    assert verdict(RATES, normed, plain) == (True, evidence)
-    swapped = normed | {"landscape": plain["landscape"]}, plain | {"landscape": normed["landscape"]}
-    assert verdict(RATES, *swapped)[0] is False
+@pytest.mark.parametrize(("claim", "measure"), [(BETA, "beta"), (CHANGE, "gradient_change")])
+def test_the_smaller_measure_on_the_papers_walks_decides(claim, measure):
+    def probed(name, value):
+        adam = {"beta": {"mean": 1.0}, "gradient_change": {"mean": 1.0}}  # not asked
+        return network(
+            name,
+            probes={
+                "sgd": {"beta": {"mean": 9}, "gradient_change": {"mean": 9}, measure: {"mean": value}},
+                "adam": adam,
+            },
+        )
+
+    evidence = "median over the steps of training with SGD 0.5 against 2"
+    assert verdict(claim, probed("vgg_a_bn", 0.5), probed("vgg_a", 2.0)) == (True, evidence)
+    assert verdict(claim, probed("vgg_a_bn", 2.0), probed("vgg_a", 0.5))[0] is False
+    assert verdict(claim, probed("vgg_a_bn", 2.0), probed("vgg_a", math.inf))[0] is True  # it diverged
+
+
+def test_the_number_of_rates_near_the_best_decides():
+    def rated(name, count):
+        grid = {"0.1": [0.1], "0.01": [0.5], "0.001": [0.5]}
+        return network(name, rates={"within_one_point": {"mean": count}, "final_accuracy": grid})
+
+    evidence = "2.5 of 3 rates within a point of the best against 1"
+    assert verdict(RATES, rated("vgg_a_bn", 2.5), rated("vgg_a", 1)) == (True, evidence)
+    assert verdict(RATES, rated("vgg_a_bn", 1), rated("vgg_a", 1))[0] is False
 
 
 def test_what_did_not_run_is_not_judged():
-    nothing = [{"name": name, "final_accuracy": None, "landscape": None} for name in MODELS]
+    nothing = [{"name": name, "final_accuracy": None, "landscape": None} for name in NETWORKS]
     assert {(c["agrees"], c["evidence"]) for c in judge(nothing)} == {(None, "did not run")}
     assert judge([]) == judge(nothing)
-    without_landscape = judge([network(name) for name in MODELS])
-    assert [claim["agrees"] is None for claim in without_landscape] == [False] * 6 + [True] * 2
+    without_landscape = judge([network(name) for name in NETWORKS])
+    assert [claim["agrees"] is None for claim in without_landscape] == [False] * 6 + [True] * 4
     assert verdict(DEEPER, network("resnet9"), nothing[1]) == (None, "did not run")
     assert [claim["claim"] for claim in without_landscape] == [claim.text for claim in CLAIMS]

@@ -14,6 +14,7 @@ from dask.distributed import Client, LocalCluster
 from cifarnb import experiment, runs
 from cifarnb.config import Config
 from cifarnb.data import normalize
+from cifarnb.metrics import predict
 from cifarnb.training import fit
 
 CONFIG = Config(model="simple_cnn", epochs=2, batch_size=64)
@@ -81,8 +82,17 @@ def test_the_trained_model_gives_the_recorded_accuracy(tiny_dataset, tmp_path):
     assert (logits.argmax(1) == tiny_dataset.test_labels).sum().item() / 64 == run.final_accuracy
 
 
+def test_a_run_keeps_what_it_says_of_the_test_images(tiny_dataset, tmp_path):
+    made = experiment.run(CONFIG, tiny_dataset, tmp_path)
+    right = (made.predictions() == tiny_dataset.test_labels.numpy()).mean()
+    assert right == made.final_accuracy
+    logits = np.load(made.path / "logits.npy")
+    expected = predict(experiment.trained_model(made), tiny_dataset.test_images, made.provenance["precision"])
+    np.testing.assert_allclose(logits, expected.half().numpy(), rtol=2e-3, atol=2e-3)
+
+
 def test_a_failure_leaves_no_finished_run(tiny_dataset, tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr(experiment, "fit", fail)

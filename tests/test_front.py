@@ -69,9 +69,9 @@ def test_the_verdict_turns_when_accuracies_are_swapped(make_run, make_summary):
         return front.front_page(make_summary(**runs))
 
     claim = "Residual connections and batch norm do much better than the simple CNN."
-    assert "3 of the 3 that were measured come out the same here; 5 were not measured" in page(low, high)
+    assert "3 of the 3 that were measured come out the same here; 7 were not measured" in page(low, high)
     assert claim not in page(low, high)
-    assert "2 of the 3 that were measured come out the same here; 5 were not measured" in page(high, low)
+    assert "2 of the 3 that were measured come out the same here; 7 were not measured" in page(high, low)
     assert f"    - Not so here: {claim} (40.00% against 50.00%, -10.0 points)" in page(high, low)
 
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from cifarnb import metrics
 from cifarnb.data import normalize
-from cifarnb.metrics import evaluate, predict
+from cifarnb.metrics import loss_and_accuracy, predict
 from cifarnb.models import build_model
 
 
@@ -29,7 +29,7 @@ def test_logits_are_those_of_each_image_alone(model, tiny_dataset, monkeypatch):
 
 def test_evaluation_changes_nothing_but_the_mode(model, tiny_dataset):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    evaluate(model, tiny_dataset.test_images, tiny_dataset.test_labels, "float32")
+    predict(model, tiny_dataset.test_images, "float32")
     assert not model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -42,7 +42,7 @@ def test_loss_and_accuracy_are_the_means_over_the_images(model, tiny_dataset, mo
     hits = [
         int(max(range(10), key=row.tolist().__getitem__) == label) for row, label in zip(logits, labels, strict=True)
     ]
-    loss, accuracy = evaluate(model, images, labels, "float32")
+    loss, accuracy = loss_and_accuracy(predict(model, images, "float32"), labels)
     assert loss == pytest.approx(sum(losses) / 50, rel=1e-5)
     assert accuracy == sum(hits) / 50
 
@@ -59,9 +59,10 @@ def test_a_model_that_is_always_right_and_one_that_is_always_wrong():
     labels = torch.arange(40) % 10
     images = torch.zeros(40, 32, 32, 3, dtype=torch.uint8)
     images[:, 0, 0, 0] = labels
-    right = evaluate(Brightest(), images, labels, "float32")
+    logits = predict(Brightest(), images, "float32")
+    right = loss_and_accuracy(logits, labels)
     assert right == (pytest.approx(torch.log1p(9 * torch.exp(torch.tensor(-10.0))).item(), rel=1e-2), 1.0)
-    assert evaluate(Brightest(), images, (labels + 1) % 10, "float32")[1] == 0.0
+    assert loss_and_accuracy(logits, (labels + 1) % 10)[1] == 0.0
 
 
 def test_bfloat16_computes_coarsely_and_returns_float32(model, tiny_dataset):

@@ -8,9 +8,13 @@ from torch import nn
 from cifarnb import models
 from cifarnb.models import MODELS, build_model, count_multiply_adds, count_parameters, feature_maps, list_layers
 from cifarnb.models.resnet import BasicBlock, ResNet
-from cifarnb.models.vgg import VGG
+from cifarnb.models.vgg import VGG, NoisyBatchNorm2d
 
-PARAMETERS = {"simple_cnn": 62_006, "resnet6": 692_122, "resnet9": 1_080_090, "vgg_a": 9_750_922, "vgg_a_bn": 9_756_426}
+PARAMETERS = {  # the write-up's; its noisy and skipless variants by hand
+    "simple_cnn": 62_006, "resnet6": 692_122, "resnet9": 1_080_090, "vgg_a": 9_750_922, "vgg_a_bn": 9_756_426,
+    "vgg_a_noisy_bn": 9_756_426,
+    "resnet9_no_skip": 1_080_090 - (16 * 32 + 32 * 64 + 64 * 128) - 2 * (32 + 64 + 128),
+}  # fmt: skip
 VGG_SHAPES = [
     *[(64, 32, 32), (64, 16, 16), (128, 16, 16), (128, 8, 8), (256, 8, 8), (256, 8, 8), (256, 4, 4)],
     *[(512, 4, 4), (512, 4, 4), (512, 2, 2), (512, 2, 2), (512, 2, 2), (512, 1, 1), (512,), (512,), (512,), (10,)],
@@ -27,7 +31,9 @@ SHAPES = {  # of the write-up's tables
     ],
     "vgg_a": VGG_SHAPES,
     "vgg_a_bn": VGG_SHAPES,
+    "vgg_a_noisy_bn": VGG_SHAPES,
 }
+SHAPES["resnet9_no_skip"] = SHAPES["resnet9"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +43,7 @@ def networks():
 
 def test_the_networks_and_their_labels():
     assert [*MODELS] == [*models.LABELS] == [*PARAMETERS]
-    assert len(set(models.LABELS.values())) == 5
+    assert len(set(models.LABELS.values())) == 7
     with pytest.raises(KeyError):
         build_model("resnet18")
 
@@ -169,10 +175,10 @@ def test_vgg_has_xavier_normal_weights_and_zero_biases(name, networks):
 
 
 def test_batch_norm_follows_every_convolution_of_vgg_and_nothing_else():
-    kinds = [type(module) for module in VGG(batch_norm=True).features]
+    kinds = [type(module) for module in VGG(nn.BatchNorm2d).features]
     assert [kinds[i + 1] for i, kind in enumerate(kinds) if kind is nn.Conv2d] == [nn.BatchNorm2d] * 8
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in VGG(batch_norm=True).classifier)
-    assert [kind for kind in kinds if kind is not nn.BatchNorm2d] == [type(m) for m in VGG(batch_norm=False).features]
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in VGG(nn.BatchNorm2d).classifier)
+    assert [kind for kind in kinds if kind is not nn.BatchNorm2d] == [type(m) for m in VGG().features]
 
 
 def plain_block(block, x, training):
@@ -233,3 +239,58 @@ def test_feature_maps_are_what_a_hook_sees():
         torch.testing.assert_close(maps[node], seen[node])
         assert not maps[node].requires_grad
     assert [tuple(m.shape) for m in maps.values()] == [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8), (2, 128, 4, 4)]
+
+
+def test_without_skip_a_block_is_its_two_convolutions():
+    with_skip, without = (models.BasicBlock(4, 8, stride=2, skip=skip) for skip in (True, False))
+    without.load_state_dict({k: v for k, v in with_skip.state_dict().items() if "downsample" not in k})
+    x = torch.randn(3, 4, 8, 8)
+    with torch.no_grad():
+        alone = without.bn2(without.conv2(F.relu(without.bn1(without.conv1(x)))))
+        torch.testing.assert_close(without(x), F.relu(alone))
+        torch.testing.assert_close(with_skip(x), F.relu(alone + with_skip.downsample(x)))
+
+
+def test_noisy_batch_norm_shifts_and_scales_as_in_algorithm_1():
+    """A channel's μ and σ differ from step to step; a sample's shift and scale lie around them."""
+    layer = NoisyBatchNorm2d(2)
+    layer.generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 2, 6, 6)
+    normed = F.batch_norm(x, None, None, training=True)
+    means, scales = [], []
+    for _ in range(300):
+        out = layer(x).detach()
+        # y = s·x + m for each sample and channel: s and m by least squares over the 36 positions
+        s = ((out - out.mean((2, 3), keepdim=True)) * normed).sum((2, 3)) / (
+            (normed - normed.mean((2, 3), keepdim=True)) * normed
+        ).sum((2, 3))
+        m = out.mean((2, 3)) - s * normed.mean((2, 3))
+        torch.testing.assert_close(s[..., None, None] * normed + m[..., None, None], out, rtol=1e-3, atol=1e-4)
+        assert (m.amax(0) - m.amin(0)).max() <= 0.2 + 1e-3
+        assert (s.std(0) - 0.1).abs().max() < 0.02
+        means.append(m.mean(0))
+        scales.append(s.mean(0))
+    means, scales = torch.stack(means), torch.stack(scales)
+    assert -0.52 < means.min() < -0.4 < 0.4 < means.max() < 0.52
+    assert 0.98 < scales.min() < 1.03 < 1.22 < scales.max() < 1.27
+    assert torch.corrcoef(torch.cat([means.T, scales.T])).triu(1).abs().max() < 0.25  # drawn independently
+
+
+def test_noisy_batch_norm_has_the_expected_scale_in_eval_mode():
+    layer = NoisyBatchNorm2d(3).eval()
+    x = torch.randn(5, 3, 4, 4)
+    torch.testing.assert_close(layer(x), 1.125 * F.batch_norm(x, layer.running_mean, layer.running_var))
+
+
+def test_noise_is_drawn_from_the_given_generator_alone():
+    model = build_model("vgg_a_noisy_bn").train()
+    x = torch.randn(2, 3, 32, 32)
+    state = torch.get_rng_state()
+    outputs = []
+    for _ in range(2):
+        assert models.set_noise(model, torch.Generator().manual_seed(3))
+        outputs.append(model(x))
+    assert torch.equal(*outputs)
+    assert not torch.equal(outputs[1], model(x))
+    assert torch.equal(state, torch.get_rng_state())
+    assert not models.set_noise(build_model("vgg_a_bn"), torch.Generator())

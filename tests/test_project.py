@@ -17,10 +17,11 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Every module may import those before it (and not all of them do).
 LAYERS = [
-    "models.lenet models.resnet models.vgg synthetic hardware landscape claims report",
+    "models.lenet models.resnet models.vgg synthetic hardware claims report",
     "models",
     "config data",
     "metrics runs",
+    "landscape",
     "training figures tables display",
     "experiment sections front",
     "summary bench",

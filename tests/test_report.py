@@ -456,7 +456,7 @@ def test_a_failed_section_says_so_under_its_heading(report: Report) -> None:
 
 
 def test_a_section_that_did_not_run_has_a_heading_and_a_reason(report: Report) -> None:
-    page = report.render(Section("05_summary", None, "not run", "01_one failed"))
+    page = report.render(Section("06_summary", None, "not run", "01_one failed"))
     assert [heading["text"] for heading in page.find("h2")] == ["Front", "05 summary", "Provenance"]
     (box,) = page.find("div", "error")
     assert " ".join(box["text"].split()) == "This section did not run: 01_one failed"

@@ -22,6 +22,7 @@ def save(path, **changes):
         "config": CONFIG,
         "history": history,
         "losses": np.array([2.0, 0.1, 0.3], dtype=np.float32),
+        "logits": torch.tensor([[0.0, 2.5, 1.0], [3.0, 0.1, 0.2]]),
         "weights": {"a": torch.arange(6.0).reshape(2, 3).t()},
         "provenance": {"device": "cpu"},
     }
@@ -38,6 +39,9 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     assert run.losses.tolist() == np.array([2.0, 0.1, 0.3], dtype=np.float32).tolist()
     assert torch.equal(run.weights()["a"], torch.arange(6.0).reshape(2, 3).t())
     assert run.provenance == {"device": "cpu"}
+    assert run.predictions().dtype == np.uint8
+    assert run.predictions().tolist() == [1, 0]
+    assert np.load(tmp_path / "r" / "logits.npy").tolist()[0] == [0, 2.5, 1]
 
 
 def test_the_numbers_of_a_run(tmp_path):

@@ -1,13 +1,15 @@
+import dataclasses
 import json
 import math
 import statistics
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from cifarnb.models import LABELS
-from cifarnb.summary import describe_landscape, describe_network, mean_and_interval
+from cifarnb.summary import describe_landscape, describe_network, describe_probes, describe_rates, mean_and_interval
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.6], [0.5, 0.52, 0.49], [0.1, 0.9, 0.4, 0.7, 0.2]])
@@ -87,3 +89,44 @@ def test_a_rate_that_diverged_widens_the_band_without_end(make_run):
 def test_the_band_of_rates_that_all_diverged_is_without_end(make_run):
     runs = [make_run("vgg_a", lr=lr, losses=[3, math.nan, math.nan]) for lr in (0.5, 0.6)]
     assert describe_landscape(runs)["median_band_width"] == math.inf
+
+
+def test_probes_are_described_by_their_medians_over_the_steps(make_run):
+    def probed(seed, betas):
+        probes = pd.DataFrame(
+            {
+                "step": range(len(betas)),
+                "loss": 1.0,
+                "loss_min": [1.0, 1.0, 1.0],
+                "loss_max": [1.5, 3.0, 1.25],
+                "change_min": 0.0,
+                "change_max": [1.0, 2.0, 6.0],
+                "beta": betas,
+            }
+        )
+        return dataclasses.replace(make_run("vgg_a", seed=seed), probes=probes)
+
+    runs = [probed(0, [1.0, 5.0, 2.0]), probed(1, [math.nan, 4.0, 8.0])]
+    described = describe_probes(runs)
+    assert described == {
+        "loss_range": mean_and_interval([0.5, 0.5]),
+        "gradient_change": mean_and_interval([2.0, 2.0]),
+        "beta": mean_and_interval([2.0, 6.0]),  # what is not finite is left out
+        "runs": [run.name for run in runs],
+    }
+    assert describe_probes([probed(0, [math.nan] * 3)])["beta"]["mean"] == math.inf
+
+
+def test_rates_are_described_by_how_many_come_near_the_best(make_run):
+    runs = [
+        make_run("vgg_a", lr=lr, seed=seed, accuracies=[0.1, accuracy], losses=losses)
+        for lr, seed, accuracy, losses in (
+            (0.001, 0, 0.50, [1.0]), (0.01, 0, 0.49, [1.0]), (0.1, 0, 0.40, [math.nan]),
+            (0.001, 1, 0.50, [1.0]), (0.01, 1, 0.48, [1.0]), (0.1, 1, 0.40, [1.0]),
+        )
+    ]  # fmt: skip
+    described = describe_rates(runs)
+    assert described["within_one_point"] == mean_and_interval([2, 1])
+    assert described["final_accuracy"] == {"0.001": [0.5, 0.5], "0.01": [0.49, 0.48], "0.1": [0.4, 0.4]}
+    assert described["diverged"] == [0.1]
+    assert json.loads(json.dumps(described)) == described

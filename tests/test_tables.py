@@ -1,3 +1,7 @@
+import math
+from types import SimpleNamespace
+
+import pandas as pd
 import pytest
 
 from cifarnb import tables
@@ -148,6 +152,63 @@ def test_accuracies_by_learning_rate(make_run):
         "0.002": ("diverged", "12.50%"),
         "0.0001": ("75.00%", "37.50%"),
     }
+
+
+def test_accuracies_over_many_rates_and_seeds():
+    def run(lr, accuracy, diverged=False):
+        return SimpleNamespace(config=SimpleNamespace(lr=lr), final_accuracy=accuracy, diverged=diverged)
+
+    runs = {
+        "vgg_a": [run(0.1, 0.1, True), run(1e-3, 0.5), run(1e-3, 0.53), run(1e-3, 0.59), run(0.01, 0.625)],
+        "vgg_a_bn": [run(1.0, 0.1, True), run(1.0, 0.1, True), run(0.1, 0.75), run(0.1, 0.1, True), run(0.01, 0.7)],
+    }
+    table = tables.rates(runs)
+    assert [*table] == ["learning rate", LABELS["vgg_a"], LABELS["vgg_a_bn"]]
+    assert [*map(tuple, table.itertuples(index=False))] == [
+        ("0.001", "54.00 ± 4.50%", "not run"),
+        ("0.01", "62.50%", "70.00%"),
+        ("0.1", "diverged", "75.00% (1 diverged)"),
+        ("1", "not run", "diverged"),
+    ]
+
+
+NAN, INF = math.nan, math.inf
+
+
+def probed(loss_min, loss_max, change_max, beta):
+    columns = {"loss_min": loss_min, "loss_max": loss_max, "change_max": change_max, "beta": beta}
+    return SimpleNamespace(probes=pd.DataFrame(columns))
+
+
+def test_medians_over_the_steps_that_are_finite():
+    run = probed([1.0, 1, 1, INF], [2.0, 4, INF, INF], [NAN, 3.0, 7, 8], [NAN, INF, NAN, INF])
+    assert tables.median_over_steps(run, "range of the loss") == 2  # of 1 and 3
+    assert tables.median_over_steps(run, "change of the gradient") == 7
+    assert math.isnan(tables.median_over_steps(run, "β"))
+
+
+def test_walks_by_kind_measure_and_network():
+    plain = probed([1.0, 1, 1], [2.0, 3, 9], [1234.5, 1, 5000], [0.012345] * 3)
+    nothing = probed(*[[INF, NAN, NAN]] * 4)
+    table = tables.probes(
+        {
+            "steps of SGD": {"vgg_a": [plain], "vgg_a_bn": [nothing, nothing]},
+            "long steps": {"vgg_a": [nothing, plain], "vgg_a_bn": [plain]},
+        }
+    )
+    measures = ["range of the loss", "change of the gradient", "β"]
+    assert [*table] == ["walk", *(f"{measure}, {label}" for measure in measures for label in ("VGG-A", "VGG-A + BN"))]
+    assert rows(table) == {
+        "steps of SGD": ("2", "diverged", "1,230", "diverged", "0.0123", "diverged"),
+        "long steps": ("2 (1 diverged)", "2", "1,230 (1 diverged)", "1,230", "0.0123 (1 diverged)", "0.0123"),
+    }
+
+
+def test_walks_over_several_seeds_have_their_interval():
+    seeds = [probed([0.0], [loss], [100 * loss], [1.0]) for loss in (1.0, 2.0, 6.0)]
+    (cells,) = rows(tables.probes({"steps": {"vgg_a": seeds}})).values()
+    # mean 3, deviation √7, t(0.975, 2) = 4.3027: 4.3027 · √7 / √3 = 6.5725
+    assert cells == ("3 ± 6.6", "300 ± 660", "1 ± 0")
 
 
 def test_an_accuracy_over_several_seeds_has_its_interval():

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from cifarnb import sections, training
-from cifarnb.config import Config
+from cifarnb.config import Config, ConfigError
 from cifarnb.data import load, normalize
+from cifarnb.metrics import loss_and_accuracy, predict
 from cifarnb.models import build_model
-from cifarnb.training import fit, format_seconds, is_watched, make_optimizer, make_schedule
+from cifarnb.training import fit, format_seconds, is_watched, make_optimizer, make_schedule, split
 
 RECIPES = {
     "sgd": {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9},
@@ -32,7 +33,7 @@ def configure(**changes):
 @pytest.mark.parametrize("model", ["simple_cnn", "resnet6"])
 def test_losses_are_those_of_a_slow_plain_loop(tiny_dataset, recipe, model):
     config = configure(model=model, **RECIPES[recipe])
-    _, losses, _ = fit(build_model(model, config.seed), tiny_dataset, config)
+    _, losses, *_ = fit(build_model(model, config.seed), tiny_dataset, config)
     # Adam divides by small gradients' size, so in the deeper network rounding grows to a thousandth within six steps.
     rtol = 3e-3 if model == "resnet6" else 1e-4
     np.testing.assert_allclose(losses, slow.train(config, tiny_dataset)[0], rtol=rtol)
@@ -42,7 +43,7 @@ def test_losses_are_those_of_a_slow_plain_loop(tiny_dataset, recipe, model):
 def test_the_first_fifty_losses_are_those_of_a_slow_plain_loop_to_rounding(tiny_dataset, model):
     """With SGD, whose steps are as small as the gradients' rounding; Adam makes steps of lr out of it."""
     config = configure(model=model, batch_size=10, epochs=2, train_size=250, lr=1e-3, augment=True)
-    _, losses, _ = fit(build_model(model, config.seed), tiny_dataset, config)
+    _, losses, *_ = fit(build_model(model, config.seed), tiny_dataset, config)
     assert len(losses) == 50
     np.testing.assert_allclose(losses, slow.train(config, tiny_dataset)[0], rtol=1e-5)
 
@@ -54,7 +55,7 @@ def test_after_the_smoke_schedule_the_accuracy_is_that_of_a_slow_plain_loop():
     labels = dataset.test_labels[: config.test_size]
     right = (model.eval()(normalize(dataset.test_images[: config.test_size])).argmax(1) == labels).sum().item()
     for precision, images in {"float32": 0, "bfloat16": 5}.items():  # by how many of 500 it may differ
-        history, _, _ = fit(build_model("simple_cnn", config.seed), dataset, config.replace(precision=precision))
+        history, *_ = fit(build_model("simple_cnn", config.seed), dataset, config.replace(precision=precision))
         assert abs(history.test_accuracy.iloc[-1] * len(labels) - right) <= images + 1e-6
 
 
@@ -62,7 +63,7 @@ def test_after_the_smoke_schedule_the_accuracy_is_that_of_a_slow_plain_loop():
 def test_same_seed_same_history_bit_for_bit(tiny_dataset, precision):
     config = configure(model="resnet6", augment=True, precision=precision)
     results = [fit(build_model("resnet6", 0), tiny_dataset, config) for _ in range(2)]
-    timeless = [history.drop(columns=["seconds", "images_per_s"]) for history, _, _ in results]
+    timeless = [history.drop(columns=["seconds", "images_per_s"]) for history, *_ in results]
     assert timeless[0].equals(timeless[1])
     assert np.array_equal(results[0][1], results[1][1])
 
@@ -75,7 +76,7 @@ def test_another_seed_gives_another_history(tiny_dataset):
 def test_history_agrees_with_the_losses_and_with_the_model(tiny_dataset):
     config = configure(lr=0.02, schedule="cosine", test_size=50)
     model = build_model("simple_cnn", 0)
-    history, losses, wall = fit(model, tiny_dataset, config)
+    history, losses, wall, *_ = fit(model, tiny_dataset, config)
     assert list(history.epoch) == [1, 2]
     weights = [100, 100, 56]  # images in the batches of an epoch of 256
     for epoch in range(2):
@@ -91,9 +92,27 @@ def test_history_agrees_with_the_losses_and_with_the_model(tiny_dataset):
     assert history.images_per_s.tolist() == pytest.approx((256 / history.seconds).tolist())
 
 
+def test_images_held_out_are_the_last_and_are_not_trained_on(tiny_dataset):
+    held_out = fit(model := build_model("simple_cnn", 0), tiny_dataset, configure(train_size=128, validation_size=28))
+    fewer = fit(build_model("simple_cnn", 0), tiny_dataset, configure(train_size=100))
+    assert held_out.losses.tolist() == fewer.losses.tolist()
+    assert "validation_loss" not in fewer.history
+    logits = predict(model, tiny_dataset.train_images[100:128], "float32")
+    loss, accuracy = loss_and_accuracy(logits, tiny_dataset.train_labels[100:128])
+    last = held_out.history.iloc[-1]
+    assert (last.validation_loss, last.validation_accuracy) == (pytest.approx(loss), accuracy)
+
+
+def test_something_is_left_to_train_on(tiny_dataset):
+    with pytest.raises(ConfigError, match="validation_size"):
+        configure(train_size=100, validation_size=100)
+    with pytest.raises(ConfigError, match=r"validation_size: 256 of 256 images leave none"):
+        split(tiny_dataset, configure(validation_size=256))
+
+
 def test_train_size_takes_the_first_images(tiny_dataset):
-    _, some, _ = fit(build_model("simple_cnn", 0), tiny_dataset, configure(train_size=128))
-    _, beyond, _ = fit(build_model("simple_cnn", 0), tiny_dataset, configure(train_size=10_000))
+    _, some, *_ = fit(build_model("simple_cnn", 0), tiny_dataset, configure(train_size=128))
+    _, beyond, *_ = fit(build_model("simple_cnn", 0), tiny_dataset, configure(train_size=10_000))
     assert (len(some), len(beyond)) == (2 * 2, 2 * 3)
 
 
@@ -105,16 +124,54 @@ def test_bfloat16_stays_near_float32(tiny_dataset):
 
 
 def test_a_run_that_diverges_stops_and_says_so_in_its_losses(tiny_dataset):
-    history, losses, _ = fit(build_model("simple_cnn", 0), tiny_dataset, configure(lr=1e9, epochs=5))
+    history, losses, _, *_ = fit(build_model("simple_cnn", 0), tiny_dataset, configure(lr=1e9, epochs=5))
     assert len(history) < 5
     assert not np.isfinite(losses).all()
 
 
 def test_it_learns(tiny_dataset):
-    history, _, _ = fit(
+    history, *_ = fit(
         build_model("simple_cnn", 0), tiny_dataset, configure(epochs=60, lr=2e-3, optimizer="adam", batch_size=32)
     )
     assert history.train_accuracy.iloc[-1] > 0.9  # 256 random images can be learnt by heart
+
+
+@pytest.mark.parametrize("along", ["gradient", "step"])
+@pytest.mark.parametrize("recipe", ["sgd", "adam"])
+def test_probes_do_not_disturb_the_run(tiny_dataset, recipe, along):
+    config = configure(model="vgg_a_bn", **RECIPES[recipe], train_size=64).replace(batch_size=16)
+    plain_model, probed_model = build_model("vgg_a_bn", 0), build_model("vgg_a_bn", 0)
+    plain = fit(plain_model, tiny_dataset, config)
+    probed = fit(probed_model, tiny_dataset, config.replace(probe_every=3, probe_points=2, probe_along=along))
+    assert np.array_equal(plain.losses, probed.losses)
+    assert plain.history.test_loss.equals(probed.history.test_loss)
+    for name, tensor in plain_model.state_dict().items():
+        assert torch.equal(tensor, probed_model.state_dict()[name]), name
+    assert plain.probes is None
+    assert probed.probes["step"].tolist() == [0, 3, 6]
+    # The walk begins where the step does: its loss there is the step's.
+    np.testing.assert_allclose(probed.probes["loss"], plain.losses[[0, 3, 6]], rtol=1e-6)
+    assert (probed.probes["beta"] > 0).all()
+
+
+def test_the_path_begins_with_the_initial_weights_and_ends_with_the_last(tiny_dataset):
+    model = build_model("simple_cnn", 0)
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    config = configure(epochs=3, lr=0.05)
+    path = fit(model, tiny_dataset, config.replace(keep_path=True)).path
+    assert path.coordinates.shape == (4, 2)
+    moved = before - torch.cat([p.detach().flatten() for p in model.parameters()])
+    along = [moved @ torch.cat([part.flatten() for part in direction]) for direction in path.directions]
+    np.testing.assert_allclose(path.coordinates[0], along, rtol=1e-3, atol=1e-5)
+    assert fit(build_model("simple_cnn", 0), tiny_dataset, config).path is None
+
+
+def test_noise_repeats_with_the_seed(tiny_dataset):
+    config = configure(model="vgg_a_noisy_bn", train_size=32, batch_size=16)
+    first, second = (fit(build_model("vgg_a_noisy_bn", 0), tiny_dataset, config).losses for _ in range(2))
+    assert np.array_equal(first, second)
+    without = fit(build_model("vgg_a_bn", 0), tiny_dataset, config.replace(model="vgg_a_bn")).losses
+    assert not np.allclose(first, without, rtol=1e-3)
 
 
 def test_the_time_that_it_will_take_is_announced_once(tiny_dataset, capsys):
@@ -133,9 +190,9 @@ def test_checkpoints_take_two_percent_of_the_time_at_most(tiny_dataset, tmp_path
         now[0] += 1e-6
         return now[0]
 
-    def evaluate(*_):
+    def evaluate(model, images, precision):
         now[0] += 100
-        return 1.0, 0.5
+        return torch.zeros(len(images), 10)
 
     def save(state, path):
         now[0] += seconds
@@ -143,7 +200,7 @@ def test_checkpoints_take_two_percent_of_the_time_at_most(tiny_dataset, tmp_path
         path.touch()
 
     monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=read))
-    monkeypatch.setattr(training, "evaluate", evaluate)
+    monkeypatch.setattr(training, "predict", evaluate)
     monkeypatch.setattr(training.torch, "save", save)
     fit(build_model("simple_cnn", 0), tiny_dataset, configure(epochs=12), tmp_path / "checkpoint.pt")
     assert epochs == written
@@ -184,7 +241,7 @@ def recording(monkeypatch):
 def test_a_recorded_step_computes_the_same(tiny_dataset, recording, recipe):
     shape = {"model": "resnet6", "epochs": 4, "train_size": 80, "batch_size": 32}
     config = configure(**shape, **RECIPES[recipe]).replace(lr=1e-3, augment=True)
-    _, losses, _ = fit(build_model("resnet6", 0), tiny_dataset, config)
+    _, losses, *_ = fit(build_model("resnet6", 0), tiny_dataset, config)
     assert len(recording) == 2  # a whole batch, and the smaller one at the end
     np.testing.assert_allclose(losses, slow.train(config, tiny_dataset)[0], rtol=1e-3)
 
@@ -193,7 +250,7 @@ def test_a_recorded_step_follows_the_learning_rate(tiny_dataset, recording, monk
     """The test above would see a rate that is frozen in the record."""
     monkeypatch.setattr(training, "keep_lr_on", lambda device, optimizer: None)
     config = configure(epochs=4, optimizer="sgd", lr=0.05, schedule="cosine")
-    _, losses, _ = fit(build_model("simple_cnn", 0), tiny_dataset, config)
+    _, losses, *_ = fit(build_model("simple_cnn", 0), tiny_dataset, config)
     assert not np.allclose(losses, slow.train(config, tiny_dataset)[0], rtol=1e-4)
 
 
@@ -214,7 +271,7 @@ def test_cuda_graphs_give_the_losses_of_the_slow_plain_loop(tiny_dataset, model,
     config = config.replace(device="cuda", precision=precision)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # so a graph that cannot be recorded fails the test
-        _, losses, _ = fit(build_model(model, 0), tiny_dataset, config)
+        _, losses, *_ = fit(build_model(model, 0), tiny_dataset, config)
     np.testing.assert_allclose(losses, slow.train(config, tiny_dataset)[0], rtol=rtol)
 
 
@@ -246,5 +303,5 @@ def test_two_epochs_on_real_data_pass_45_percent():
     dataset = load("cifar10")
     assert dataset.is_cifar10
     config = Config(model="simple_cnn", epochs=2, lr=1e-2, batch_size=64)
-    history, _, _ = fit(build_model("simple_cnn", 0), dataset, config)
+    history, *_ = fit(build_model("simple_cnn", 0), dataset, config)
     assert history.test_accuracy.iloc[-1] > 0.45

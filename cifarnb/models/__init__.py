@@ -12,14 +12,16 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from cifarnb.models.lenet import SimpleCNN
 from cifarnb.models.resnet import BasicBlock, ResNet
-from cifarnb.models.vgg import VGG
+from cifarnb.models.vgg import VGG, NoisyBatchNorm2d
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "simple_cnn": SimpleCNN,
     "resnet6": lambda: ResNet(blocks=(2, 2, 2), widths=(32, 64, 128)),
     "resnet9": lambda: ResNet(blocks=(3, 3, 3), widths=(32, 64, 128)),
-    "vgg_a": lambda: VGG(batch_norm=False),
-    "vgg_a_bn": lambda: VGG(batch_norm=True),
+    "vgg_a": VGG,
+    "vgg_a_bn": lambda: VGG(nn.BatchNorm2d),
+    "vgg_a_noisy_bn": lambda: VGG(NoisyBatchNorm2d),
+    "resnet9_no_skip": lambda: ResNet(blocks=(3, 3, 3), widths=(32, 64, 128), skip=False),
 }
 
 LABELS = {  # what a reader is shown
@@ -28,6 +30,8 @@ LABELS = {  # what a reader is shown
     "resnet9": "ResNet, 9 blocks",
     "vgg_a": "VGG-A",
     "vgg_a_bn": "VGG-A + BN",
+    "vgg_a_noisy_bn": "VGG-A + noisy BN",
+    "resnet9_no_skip": "9 blocks, no skip",
 }
 
 _SEEDING = threading.Lock()  # PyTorch's initialisation draws from the global random state, which threads share
@@ -41,6 +45,14 @@ def build_model(name: str, seed: int = 0) -> nn.Module:
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MODELS[name]()
+
+
+def set_noise(model: nn.Module, generator: torch.Generator) -> bool:
+    """Let the network's noisy layers draw from ``generator``; returns whether it has any."""
+    noisy = [module for module in model.modules() if isinstance(module, NoisyBatchNorm2d)]
+    for module in noisy:
+        module.generator = generator
+    return bool(noisy)
 
 
 def count_parameters(model: nn.Module) -> int:

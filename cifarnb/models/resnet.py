@@ -7,16 +7,20 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions with batch norm and a skip connection; Conv 1×1 + BN on the skip where the shape changes."""
+    """Two 3×3 convolutions with batch norm and a skip connection; Conv 1×1 + BN on the skip where the shape changes.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    Without ``skip`` the two convolutions alone.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, skip: bool = True) -> None:
         super().__init__()
+        self.skip = skip
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.downsample = nn.Sequential()  # the identity
-        if stride != 1 or in_channels != out_channels:
+        if skip and (stride != 1 or in_channels != out_channels):
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
             )
@@ -25,11 +29,13 @@ class BasicBlock(nn.Module):
         """(N, in_channels, H, W) → (N, out_channels, H / stride, W / stride)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return F.relu(out + self.downsample(x))
+        return F.relu(out + self.downsample(x) if self.skip else out)
 
     def extra_repr(self) -> str:
         """What the layer tables show: channels, stride, and whether the skip has a convolution."""
         change = f"{self.conv1.in_channels}→{self.conv1.out_channels}"
+        if not self.skip:
+            return f"{change}, stride {self.conv1.stride[0]}, no skip"
         return f"{change}, stride {self.conv1.stride[0]}, downsample" if len(self.downsample) else change
 
 
@@ -39,7 +45,7 @@ class ResNet(nn.Module):
     With three stages of widths 32, 64, 128: 692,122 parameters for two blocks a stage, 1,080,090 for three.
     """
 
-    def __init__(self, blocks: Sequence[int], widths: Sequence[int]) -> None:
+    def __init__(self, blocks: Sequence[int], widths: Sequence[int], skip: bool = True) -> None:
         super().__init__()
         in_channels = 16
         self.stem = nn.Sequential(
@@ -49,7 +55,7 @@ class ResNet(nn.Module):
         for depth, width in zip(blocks, widths, strict=True):
             stage = nn.Sequential()
             for i in range(depth):
-                stage.append(BasicBlock(in_channels, width, stride=2 if i == 0 else 1))
+                stage.append(BasicBlock(in_channels, width, stride=2 if i == 0 else 1, skip=skip))
                 in_channels = width
             self.stages.append(stage)
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(in_channels, 10))
