@@ -2,17 +2,30 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import safetensors.torch
 
 from cifarnb import data, experiment, front, sections
 from cifarnb.config import ConfigError
 from cifarnb.data import DataError, Dataset
 from cifarnb.display import weights_file
+from cifarnb.models import LABELS
 from cifarnb.report import Section, render
-from cifarnb.runs import Run, atomic_write, copy_file, project_root
+from cifarnb.runs import Run, atomic_write, copy_records, describe_origin, project_root
 from cifarnb.summary import summarize
+
+HALF_ABOVE = 5_000_000  # parameters: larger networks' weights are kept in float16
+WEIGHTS_HELP = """\
+PyTorch state dicts, one a network, in safetensors; read them with
+
+    model = cifarnb.models.build_model("resnet6")
+    model.load_state_dict(safetensors.torch.load_file("resnet6.safetensors"))
+
+Images come in as `cifarnb.data.normalize` makes them: (N, 3, 32, 32), scaled to −1…1."""
 
 
 def build_report(
@@ -22,18 +35,19 @@ def build_report(
     only: Sequence[str] | None = None,
     runs_dir: Path | None = None,
     *,
+    train: bool = True,
     jobs: int = 1,
     timeout: int | None = None,
     say: Callable[[str], None] = print,
 ) -> bool:
     """Execute the sections of a profile (or ``only`` some) and render them; returns whether all went well.
 
-    With ``jobs`` above 1 so many runs are trained at a time before the sections, which then find them, and so many
-    sections are executed at a time.  Writes ``report.html``, ``report.md``, ``figures/``, ``summary.json``,
-    ``weights/`` and the executed ``notebooks/`` into ``out``.  Raises ConfigError or DataError before anything is
-    trained.
+    Without ``train`` the report is made of the runs that are there.  With ``jobs`` above 1 so many runs are trained at
+    a time before the sections, which then find them, and so many sections are executed at a time.  Writes
+    ``report.html``, ``report.md``, ``figures/``, ``summary.json``, the records of the ``runs/``, ``weights/`` and the
+    executed ``notebooks/`` into ``out``.  Raises ConfigError or DataError before anything is trained.
     """
-    overrides: dict[str, Any] = {"profile": profile}
+    overrides: dict[str, Any] = {"profile": profile} if train else {"profile": profile, "train": False}
     if runs_dir is not None:
         overrides["runs_dir"] = str(runs_dir.resolve())
     wanted = list(only or sections.names())
@@ -50,7 +64,7 @@ def build_report(
     _check_writable(out)
 
     say(f"{profile}: {len(wanted)} sections on {dataset.source}")
-    if jobs > 1:
+    if jobs > 1 and train:
         ahead = [config for section in wanted for config in sections.all_configs(section, profile, overrides)]
         experiment.train_together(ahead, dataset, overrides.get("runs_dir", "runs"), jobs=jobs)
     done: dict[str, Section] = {}
@@ -59,25 +73,55 @@ def build_report(
         problem = f": {section.error}" if section.error else ""
         say(f"{section.name:24} {section.status}, {section.seconds:.0f} s{problem}")
     all_sections = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
+    summary = make_summary(profile, dataset, overrides, all_sections, describe_origin())
+    finished = finished_runs(profile, dataset, overrides)
+    page, markdown = render_report(all_sections, summary, finished, out)
+    _place_records(finished, out)
+    _place_weights(finished, summary, out)
+    with atomic_write(out / "summary.json") as part:
+        part.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    say(f"\n{page}\n{markdown}\n{out / 'summary.json'}")
+    well = ("ok",) if train else ("ok", "not run")
+    return all(section.status in well for section in done.values())
 
+
+def make_summary(
+    profile: str, dataset: Dataset, overrides: dict[str, Any], done: Sequence[Section], origin: dict[str, Any]
+) -> dict[str, Any]:
+    """What ``summary.json`` holds: numbers of the runs, the sections with how many of their runs there are, origin.
+
+    A number that is not finite, which JSON does not have, is None.
+    """
     summary = summarize(profile, dataset, overrides.get("runs_dir", "runs"), overrides)
-    summary["sections"] = [
-        {"name": s.name, "status": s.status, "error": s.error, "seconds": round(s.seconds, 1)} for s in all_sections
-    ]
-    finished = _finished_runs(profile, dataset, overrides)
-    page, markdown = render(
-        all_sections,
+    summary["sections"] = []
+    for section in done:
+        wanted = sections.all_configs(section.name, profile, overrides)
+        there = [c for c in wanted if experiment.find(c, dataset, overrides.get("runs_dir", "runs"))]
+        summary["sections"].append(
+            {
+                "name": section.name,
+                "status": section.status,
+                "error": section.error,
+                "runs": len(there),
+                "runs_wanted": len(wanted),
+            }
+        )
+    return _finite(summary | {"origin": origin})
+
+
+def render_report(
+    done: Sequence[Section], summary: dict[str, Any], runs: Sequence[Run], out: Path
+) -> tuple[Path, Path]:
+    """Render executed sections, the front page and the provenance; returns the HTML and the Markdown file."""
+    return render(
+        done,
         out,
         title=front.TITLE,
-        banner=front.banner(summary, all_sections),
+        banner=front.banner(summary),
         front=front.front_page(summary),
-        provenance=front.provenance(summary, finished),
-        files=_place_weights(finished, summary, out),
+        provenance=front.provenance(summary, runs),
+        files={weights_file(run): weights_name(run) for run in headline_runs(runs, summary)},
     )
-    with atomic_write(out / "summary.json") as part:
-        part.write_text(json.dumps(_finite(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    say(f"\n{page}\n{markdown}\n{out / 'summary.json'}")
-    return all(section.status == "ok" for section in done.values())
 
 
 def _load(asked: str, profile: str) -> Dataset:
@@ -99,23 +143,55 @@ def _check_writable(out: Path) -> None:
         raise ConfigError(f"{out}: cannot be written to ({error.strerror})") from None
 
 
-def _finished_runs(profile: str, dataset: Dataset, overrides: dict[str, Any]) -> list[Run]:
+def finished_runs(profile: str, dataset: Dataset, overrides: dict[str, Any]) -> list[Run]:
     """Every run of the report that is finished, in the report's order, each once."""
     wanted = (config for section in sections.names() for config in sections.all_configs(section, profile, overrides))
     found = (experiment.find(config, dataset, overrides.get("runs_dir", "runs")) for config in wanted)
     return list({run.name: run for run in found if run}.values())
 
 
-def _place_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path) -> dict[str, str]:
-    """Copy the headline runs' weights to ``weights/<model>.safetensors``; returns as what the notebooks name which."""
+def headline_runs(runs: Sequence[Run], summary: dict[str, Any]) -> list[Run]:
+    """Those whose weights the report brings: of every network the first seed's."""
     headlines = {network["run"] for network in summary["networks"]}
-    placed = {}
+    return [run for run in runs if run.name in headlines]
+
+
+def weights_name(run: Run) -> str:
+    """The weights of a headline run in the folder of the report."""
+    return f"weights/{run.config.model}.safetensors"
+
+
+def _place_records(runs: Sequence[Run], out: Path) -> None:
+    """Put the records of all runs into ``runs/``, and take away those of others."""
+    folder = out / "runs"
+    if runs and runs[0].path.parent.resolve() == folder.resolve():
+        return
     for run in runs:
-        if run.name in headlines:
-            name = f"weights/{run.config.model}.safetensors"
-            copy_file(run.path / "weights.safetensors", out / name)
-            placed[weights_file(run)] = name
-    return placed
+        copy_records(run, folder)
+    for stale in {path.name for path in folder.glob("*")} - {run.name for run in runs}:
+        shutil.rmtree(folder / stale)
+
+
+def _place_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path) -> None:
+    """Put the headline runs' weights into ``weights/``, large networks' in float16, and say how each was made."""
+    rows = []
+    for run in headline_runs(runs, summary):
+        weights = run.weights()
+        count = sum(network["parameters"] for network in summary["networks"] if network["run"] == run.name)
+        half = count > HALF_ABOVE
+        if half:
+            weights = {name: part.half() if part.is_floating_point() else part for name, part in weights.items()}
+        with atomic_write(out / weights_name(run)) as part:
+            safetensors.torch.save_file(weights, part)
+        rows.append(
+            f"- `{run.config.model}.safetensors`: {LABELS[run.config.model]}, {count:,} parameters in "
+            f"{'float16' if half else 'float32'}, after the last of {len(run.history)} epochs; test accuracy "
+            f"{run.final_accuracy:.2%}. Run `{run.name}`: {experiment.describe(run.config)}; trained on "
+            f"{run.provenance['device_name']} in {run.provenance['precision']}, commit {front.commit(run.provenance)}."
+        )
+    if rows:
+        with atomic_write(out / "weights" / "README.md") as part:
+            part.write_text("\n".join([WEIGHTS_HELP, "", *rows]) + "\n")
 
 
 def _finite(value: Any) -> Any:

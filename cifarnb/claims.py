@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cifarnb.significance import sampling_difference, sampling_interval, seed_difference
+
 # Section 1's numbers, by network: test accuracy (0 to 1), epochs, lr, optimizer, schedule, seconds per epoch.
 # The write-up has no number for section 2.
 REPORTED: dict[str, dict[str, Any]] = {
@@ -29,9 +31,22 @@ REPORTED: dict[str, dict[str, Any]] = {
     "vgg_a_bn": {"lr": 5e-4},
 }
 
-
 Networks = Mapping[str, Mapping[str, Any]]  # name → its numbers, of those that ran
-Measured = tuple[bool, str]  # whether the claim came out here, and the numbers that say so
+
+CONFIRMED, NOT_CONFIRMED, NOISE = "confirmed", "not confirmed", "within noise"
+NOT_TESTED = "not tested in this profile"
+NOT_RUN = "not run"
+VERDICTS = (CONFIRMED, NOT_CONFIRMED, NOISE, NOT_TESTED, NOT_RUN)  # in a shortened profile with more words behind
+SHORTENED = {"smoke": "on synthetic images, where it means nothing", "quick": "on a shortened schedule"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was measured about a claim."""
+
+    here: str  # the numbers, with their spread over the seeds where there are several
+    interval: tuple[float, float]  # of what is above 0 if the claim holds
+    test: str  # what the interval is
 
 
 @dataclass(frozen=True)
@@ -39,105 +54,182 @@ class Claim:
     """A conclusion of the write-up and what decides it."""
 
     text: str
-    needs: tuple[str, ...]  # the networks that must have run
-    measure: Callable[[Networks], Measured]
+    reported: str  # the write-up's number, where it has one
+    needs: tuple[str, ...]  # the networks, and what of them, that must have run
+    figure: str  # the name of the figure or table that shows it
+    measure: Callable[[Networks], Finding]
+    own_schedule: bool = False  # about a number of the write-up's own schedule, which the profile full alone has
 
 
-def _is_fast(ran: Networks) -> Measured:
-    simple = ran["simple_cnn"]
-    fastest = min(network["seconds_per_image"] for network in ran.values())
-    time = f"{simple['seconds_per_epoch']:.3g} s per epoch of {simple['train_images']:,} images"
-    return simple["seconds_per_image"] == fastest, f"{time} on {simple['device_name']}"
+def _reaches(name: str) -> Callable[[Networks], Finding]:
+    """The accuracy after the last epoch is above the reported one."""
 
-
-def _is_better(better: str, worse: str) -> Callable[[Networks], Measured]:
-    def measure(ran: Networks) -> Measured:
-        first, second = (ran[name]["final_accuracy"]["mean"] for name in (better, worse))
-        return first > second, f"{first:.2%} against {second:.2%}, {100 * (first - second):+.1f} points"
+    def measure(ran: Networks) -> Finding:
+        network, reported = ran[name], REPORTED[name]["accuracy"]
+        final, best = network["final_accuracy"], network["best_accuracy"]
+        low, high = final["ci95"] or sampling_interval(final["mean"], network["test_images"])
+        here = f"{_accuracy(final)} after the last epoch, {_accuracy(best)} at the best"
+        kind = "t over the seeds" if final["ci95"] else f"Wilson's for one run on {network['test_images']:,} images"
+        return Finding(here, (low - reported, high - reported), f"95 % interval ({kind}) against the reported number")
 
     return measure
 
 
-def _converges_fast(ran: Networks) -> Measured:
-    best, epochs = ran["resnet6"]["best_epoch"], ran["resnet6"]["epochs"]
-    return 100 * best <= 58 * epochs, f"best at epoch {best} of {epochs}"
+def _is_better(better: str, worse: str) -> Callable[[Networks], Finding]:
+    def measure(ran: Networks) -> Finding:
+        first, second = (ran[name]["final_accuracy"] for name in (better, worse))
+        if min(len(first["values"]), len(second["values"])) > 1:
+            interval, kind = seed_difference(first["values"], second["values"]), "Welch's over the seeds"
+        else:
+            images = (ran[better]["test_images"], ran[worse]["test_images"])
+            interval, kind = sampling_difference(first["mean"], second["mean"], images), "Newcombe's for single runs"
+        points = 100 * (first["mean"] - second["mean"])
+        here = f"{_accuracy(first)} against {_accuracy(second)}, {points:+.1f} points"
+        return Finding(here, interval, f"95 % interval of the difference ({kind})")
+
+    return measure
 
 
-def _ends_lower(ran: Networks) -> Measured:
-    losses = (ran[name]["final_train_loss"] for name in ("vgg_a_bn", "vgg_a"))
-    normed, plain = (math.inf if math.isnan(loss) else loss for loss in losses)  # a run that diverged did not end low
-    return normed < plain, f"{normed:.3f} against {plain:.3f} after the last epoch"
+def _is_below(reported: float, noise: float, unit: str, name: str, key: str) -> Callable[[Networks], Finding]:
+    """A number of one network is below the reported one; with one seed ``noise`` is what may be chance."""
+
+    def measure(ran: Networks) -> Finding:
+        found = ran[name][key]
+        low, high = found["ci95"] or (found["mean"] - noise, found["mean"] + noise)
+        kind = "95 % interval (t over the seeds)" if found["ci95"] else f"one seed: ± {noise:g} counts as noise"
+        where = f" on {ran[name]['device_name']}" if unit == "s per epoch" else ""
+        here = f"{_spread(found)} {unit}{where}"
+        return Finding(here, (reported - high, reported - low), f"{kind} against the reported number")
+
+    return measure
 
 
-def _has_narrower_band(ran: Networks) -> Measured:
-    normed, plain = (ran[name]["landscape"]["median_band_width"] for name in ("vgg_a_bn", "vgg_a"))
-    return normed < plain, f"median width of the band {normed:.3f} against {plain:.3f}"
+def _is_lower(words: str, *keys: str, higher: bool = False) -> Callable[[Networks], Finding]:
+    """A number of the network with batch norm is lower (or ``higher``) than that of the plain one.
+
+    The ratio decides, on a logarithmic scale.  With one seed a difference of less than a quarter counts as noise.
+    """
+
+    def measure(ran: Networks) -> Finding:
+        normed, plain = (_nested(ran[name], keys) for name in ("vgg_a_bn", "vgg_a"))
+        here = f"{words} {_spread(normed)} with batch norm, {_spread(plain)} without"
+        more, less = (normed, plain) if higher else (plain, normed)
+        values = [[_log(value) for value in side["values"]] for side in (more, less)]
+        if min(map(len, values)) > 1 and all(math.isfinite(value) for side in values for value in side):
+            return Finding(here, seed_difference(*values), "95 % interval of the ratio (Welch's over the seeds)")
+        lowest, highest = min(values[0]) - max(values[1]), max(values[0]) - min(values[1])
+        if math.isnan(lowest) or math.isnan(highest):  # both without end
+            lowest, highest = -math.inf, math.inf
+        quarter = math.log(1.25)
+        return Finding(
+            here, (lowest - quarter, highest + quarter), "single or diverged runs: a ratio below 1.25 counts as noise"
+        )
+
+    return measure
 
 
-def _is_smaller_on_walks(measure: str) -> Callable[[Networks], Measured]:
-    """On the paper's walks: plain SGD, along the gradient."""
-
-    def compare(ran: Networks) -> Measured:
-        normed, plain = (ran[name]["probes"]["sgd"][measure]["mean"] for name in ("vgg_a_bn", "vgg_a"))
-        return normed < plain, f"median over the steps of training with SGD {normed:.3g} against {plain:.3g}"
-
-    return compare
+def _nested(network: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any]:
+    for key in keys:
+        network = network[key]
+    return network
 
 
-def _works_at_more_rates(ran: Networks) -> Measured:
-    normed, plain = (ran[name]["rates"]["within_one_point"]["mean"] for name in ("vgg_a_bn", "vgg_a"))
-    tried = len(ran["vgg_a"]["rates"]["final_accuracy"])
-    return normed > plain, f"{normed:.3g} of {tried} rates within a point of the best against {plain:.3g}"
+def _log(value: float) -> float:
+    """A number that is not there, because the run diverged, counts as without end."""
+    return math.log(max(value, 1e-12)) if math.isfinite(value) else math.inf
+
+
+def _accuracy(measured: Mapping[str, Any]) -> str:
+    if measured["ci95"] is None:
+        return f"{measured['mean']:.2%}"
+    return f"{100 * measured['mean']:.2f} ± {50 * (measured['ci95'][1] - measured['ci95'][0]):.2f}%"
+
+
+def _spread(measured: Mapping[str, Any]) -> str:
+    """The mean, with half the 95 % confidence interval where there are several seeds."""
+    if measured["ci95"] is None or not math.isfinite(measured["ci95"][0]):
+        return f"{measured['mean']:.3g}"
+    return f"{measured['mean']:.3g} ± {(measured['ci95'][1] - measured['ci95'][0]) / 2:.2g}"
+
+
+_VGG = ("vgg_a", "vgg_a_bn")
+
+
+def _both(measured: str) -> tuple[str, ...]:
+    return tuple(f"{name} {measured}" for name in _VGG)
 
 
 CLAIMS = (
-    Claim("Simple CNN: few parameters, very fast to train (about 4.89 s per epoch).", ("simple_cnn",), _is_fast),
-    Claim(
-        "Residual connections and batch norm do much better than the simple CNN.",
-        ("simple_cnn", "resnet6"),
-        _is_better("resnet6", "simple_cnn"),
-    ),
-    Claim("It converges fast: the best epoch is 58 of 100.", ("resnet6",), _converges_fast),
-    Claim(
-        "More layers of the same structure do better still.", ("resnet6", "resnet9"), _is_better("resnet9", "resnet6")
-    ),
-    Claim("VGG-A with batch norm tests better.", ("vgg_a", "vgg_a_bn"), _is_better("vgg_a_bn", "vgg_a")),
-    Claim("VGG-A with batch norm converges to a lower training loss.", ("vgg_a", "vgg_a_bn"), _ends_lower),
-    Claim(
-        "With batch norm training is less sensitive to the learning rate: a narrower band in the loss landscape.",
-        ("vgg_a landscape", "vgg_a_bn landscape"),
-        _has_narrower_band,
-    ),
-    Claim(
-        "Batch norm smooths the loss landscape: a smaller effective β.",
-        ("vgg_a probes", "vgg_a_bn probes"),
-        _is_smaller_on_walks("beta"),
-    ),
-    Claim(
-        "Batch norm makes gradients more predictable: they change less on the way.",
-        ("vgg_a probes", "vgg_a_bn probes"),
-        _is_smaller_on_walks("gradient_change"),
-    ),
-    Claim(
-        "Batch norm allows a wider range of learning rates: more of them come near the best.",
-        ("vgg_a rates", "vgg_a_bn rates"),
-        _works_at_more_rates,
-    ),
-)
+    Claim("The simple CNN reaches 64 %.", "64%", ("simple_cnn",), "fig-accuracy-simple_cnn",
+          _reaches("simple_cnn"), own_schedule=True),
+    Claim("The simple CNN is very fast to train.", "about 4.89 s per epoch", ("simple_cnn",),
+          "table-result-simple_cnn", _is_below(4.89, 0.489, "s per epoch", "simple_cnn", "seconds_per_epoch"),
+          own_schedule=True),
+    Claim("Residual connections and batch norm do much better than the simple CNN.", "77.06% against 64%",
+          ("simple_cnn", "resnet6"), "table-networks", _is_better("resnet6", "simple_cnn")),
+    Claim("The residual network with six blocks reaches 77.06 %.", "77.06%", ("resnet6",), "fig-accuracy-resnet6",
+          _reaches("resnet6"), own_schedule=True),
+    Claim("It converges fast.", "best at epoch 58 of 100", ("resnet6",), "fig-accuracy-resnet6",
+          _is_below(58, 5, "of 100 is the best epoch", "resnet6", "best_epochs"), own_schedule=True),
+    Claim("Nine blocks reach 90.29 %.", "90.29%", ("resnet9",), "fig-accuracy-resnet9",
+          _reaches("resnet9"), own_schedule=True),
+    Claim("More layers of the same structure do better still.", "90.29% against 77.06%", ("resnet6", "resnet9"),
+          "table-networks", _is_better("resnet9", "resnet6")),
+    Claim("With batch norm VGG-A tests better.", "", _VGG, "fig-vgg-curves", _is_better("vgg_a_bn", "vgg_a")),
+    Claim("With batch norm it converges to a lower loss.", "", _VGG, "fig-vgg-curves",
+          _is_lower("training loss after the last epoch", "final_train_loss")),
+    Claim("With batch norm it converges faster.", "", _VGG, "fig-vgg-curves",
+          _is_lower("mean training loss over all steps", "mean_train_loss")),
+    Claim("With batch norm training is steadier.", "", _VGG, "fig-landscape",
+          _is_lower("deviation of the loss within 50 steps", "loss_fluctuation")),
+    Claim("With batch norm training is less sensitive to the learning rate.", "", _both("landscape"), "fig-landscape",
+          _is_lower("median width of the band", "landscape", "median_band_width")),
+    Claim("Batch norm smooths the loss landscape.", "", _both("probes"), "fig-probes-sgd",
+          _is_lower("median β on walks with SGD", "probes", "sgd", "beta")),
+    Claim("Batch norm makes gradients more predictable.", "", _both("probes"), "fig-probes-sgd",
+          _is_lower("median change of the gradient on walks with SGD", "probes", "sgd", "gradient_change")),
+    Claim("Batch norm allows a wider range of learning rates.", "", _both("rates"), "fig-rates",
+          _is_lower("rates within a point of the best:", "rates", "within_one_point", higher=True)),
+)  # fmt: skip
 
 
-def judge(networks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every claim with the evidence in words and ``agrees``: True, False, or None where it was not measured.
+def judge(networks: Sequence[Mapping[str, Any]], profile: str) -> list[dict[str, Any]]:
+    """Every claim with the write-up's number, ours, the verdict, the test that gave it, and the figure that shows it.
 
-    ``networks`` is that of ``cifarnb.summary.summarize``.  ``agrees`` compares the means alone; it does not ask
-    whether the difference could be chance.
+    ``networks`` is that of ``cifarnb.summary.summarize``.  A claim is confirmed, or not confirmed, where the interval
+    of what is above 0 if it holds lies above, or below, 0; within noise where it holds 0.
     """
     ran = {network["name"]: network for network in networks if network["final_accuracy"]}
     there = {*ran}
     for measured in ("landscape", "probes", "rates"):
-        there |= {f"{name} {measured}" for name, network in ran.items() if network[measured]}
+        there |= {f"{name} {measured}" for name, network in ran.items() if _has(network[measured])}
     judged = []
     for claim in CLAIMS:
-        agrees, evidence = claim.measure(ran) if there.issuperset(claim.needs) else (None, "did not run")
-        judged.append({"claim": claim.text, "evidence": evidence, "agrees": agrees})
+        here, test = "", ""
+        if claim.own_schedule and profile != "full":
+            verdict = NOT_TESTED
+        elif not there.issuperset(claim.needs):
+            verdict = NOT_RUN
+        else:
+            found = claim.measure(ran)
+            low, high = found.interval
+            verdict = CONFIRMED if low > 0 else NOT_CONFIRMED if high < 0 else NOISE
+            here, test = found.here, found.test
+            if profile in SHORTENED:
+                verdict += f" {SHORTENED[profile]}"
+        judged.append(
+            {
+                "claim": claim.text,
+                "reported": claim.reported,
+                "here": here,
+                "verdict": verdict,
+                "test": test,
+                "figure": claim.figure,
+            }
+        )
     return judged
+
+
+def _has(measured: Mapping[str, Any] | None) -> bool:
+    """Probes may be there for other walks than the paper's."""
+    return measured is not None and ("sgd" in measured or "runs" in measured)

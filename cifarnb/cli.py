@@ -58,6 +58,9 @@ def report(
     jobs: Annotated[
         int, typer.Option(min=1, help="Train so many runs at a time, and execute so many sections at a time.")
     ] = 1,
+    train: Annotated[
+        bool, typer.Option(help="Train what is missing; --no-train makes the report of the runs that are there.")
+    ] = True,
     timeout: Annotated[
         int | None, typer.Option(min=1, help="Seconds that a cell may take; by default no limit.")
     ] = None,
@@ -70,7 +73,7 @@ def report(
 
     _prefer(data)
     with _one_line_errors():
-        ok = build_report(profile, data, out, section, runs, jobs=jobs, timeout=timeout, say=typer.echo)
+        ok = build_report(profile, data, out, section, runs, train=train, jobs=jobs, timeout=timeout, say=typer.echo)
     if not ok:
         raise typer.Exit(1)
 

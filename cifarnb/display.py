@@ -12,6 +12,7 @@ from tabulate import tabulate
 from cifarnb.runs import Run
 
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
+_LINK = re.compile(r"\[([^\[\]]*)\]\((#[^()\s]+)\)")
 DPI = 200  # twice the pixels of the size it is shown at, for sharp screens and print
 
 
@@ -46,9 +47,11 @@ def show_table(table: pd.DataFrame, name: str, caption: str) -> None:
 
     display(
         {
-            "text/html": _BOLD.sub(r"<strong>\1</strong>", _align_left(as_text("html"))),
+            "text/html": _LINK.sub(
+                r'<a href="\2">\1</a>', _BOLD.sub(r"<strong>\1</strong>", _align_left(as_text("html")))
+            ),
             "text/markdown": as_text("pipe"),
-            "text/plain": _BOLD.sub(r"\1", as_text("simple")),
+            "text/plain": _LINK.sub(r"\1", _BOLD.sub(r"\1", as_text("simple"))),
         },
         metadata={"cifarnb": {"kind": "table", "name": name, "caption": caption}},
         raw=True,

@@ -18,10 +18,9 @@ from cifarnb import runs
 from cifarnb.config import Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
-from cifarnb.landscape import Path as WeightsPath
 from cifarnb.landscape import losses_around, random_direction
-from cifarnb.models import build_model
-from cifarnb.runs import Run
+from cifarnb.models import LABELS, build_model
+from cifarnb.runs import NotRunError, Run
 from cifarnb.training import fit, is_watched, split
 
 
@@ -60,15 +59,43 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
             model.state_dict(),
             provenance,
             trained.probes,
-            trained.path.tensors() if trained.path else None,
+            trained.path,
         )
 
 
-def run_all(configs: Sequence[Config], dataset: Dataset, runs_dir: str | Path = "runs", *, jobs: int = 1) -> list[Run]:
-    """The runs of these configs on this data, in their order; what is missing is trained, ``jobs`` at a time."""
+def run_all(
+    configs: Sequence[Config],
+    dataset: Dataset,
+    runs_dir: str | Path = "runs",
+    *,
+    jobs: int = 1,
+    train: bool = True,
+) -> list[Run]:
+    """The runs of these configs on this data, in their order; what is missing is trained, ``jobs`` at a time.
+
+    Without ``train`` nothing is: then it gives the runs of those seeds that have all of theirs, and raises NotRunError
+    if the first seed has not.
+    """
+    if not train:
+        found = [(config, find(config, dataset, runs_dir)) for config in configs]
+        broken = {config.seed for config, there in found if not there}
+        if configs and (first := configs[0].seed) in broken:
+            missing = [config for config, there in found if not there and config.seed == first]
+            raise NotRunError("; ".join(map(describe, missing)))
+        return [there for config, there in found if there and config.seed not in broken]
     if jobs > 1:
         train_together(configs, dataset, runs_dir, jobs=jobs)
     return [run(config, dataset, runs_dir) for config in configs]
+
+
+def describe(config: Config) -> str:
+    """A run in a few words, for a reader."""
+    schedule = "" if config.schedule == "none" else f" ({config.schedule})"
+    augmentation = "crop and flip" if config.augment else "no augmentation"
+    return (
+        f"{LABELS[config.model]}, {config.epochs} epochs, {config.optimizer} at learning rate {config.lr:g}{schedule}, "
+        f"batches of {config.batch_size}, {augmentation}, seed {config.seed}"
+    )
 
 
 def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | Path = "runs", *, jobs: int) -> None:
@@ -163,27 +190,27 @@ def losses_near(
     """Mean loss (nats) of the run's network, on the first ``images`` training images, on a grid around its weights.
 
     ``along`` holds the seeds of one or two random directions, or is ``path``: the two principal directions of the
-    run's path.  What was computed once is read from ``.cache`` beside the run.
+    run's path.  What was computed once is kept beside the run's records.
     """
-    memory = joblib.Memory(run.path.parent / ".cache", verbose=0)
-    cached = memory.cache(_losses_near, ignore=["run", "dataset"])
-    facts = (run.name, dataset.fingerprint, along, [axis.tolist() for axis in coordinates], images, batch_statistics)
-    return cached(facts, run=run, dataset=dataset)
-
-
-def _losses_near(facts: tuple[Any, ...], run: Run, dataset: Dataset) -> np.ndarray:
-    _, _, along, coordinates, images, batch_statistics = facts
+    what = {
+        "along": along if isinstance(along, str) else list(along),
+        "coordinates": [axis.tolist() for axis in coordinates],
+        "images": images,
+        "batch_statistics": batch_statistics,
+    }
+    if (kept := run.surface(what)) is not None:
+        return kept
     device = resolve_device()
     model = trained_model(run).to(device)
     if along == "path":
-        kept = WeightsPath.from_tensors(run.weights_path()).directions
-        directions = [[part.to(device) for part in direction] for direction in kept]
+        directions = [[part.to(device) for part in direction] for direction in run.path_directions()]
     else:
-        directions = [random_direction(model, seed) for seed in along]
+        directions = [random_direction(model, seed) for seed in along if not isinstance(seed, str)]
     chosen = (dataset.train_images[:images].to(device), dataset.train_labels[:images].to(device))
     with working_on(device):
-        axes = [np.array(axis) for axis in coordinates]
-        return losses_around(model, *chosen, directions, axes, batch_statistics=batch_statistics)
+        losses = losses_around(model, *chosen, directions, coordinates, batch_statistics=batch_statistics)
+    run.keep_surface(what, losses)
+    return losses
 
 
 def _resolved(config: Config) -> Config:

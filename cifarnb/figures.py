@@ -263,7 +263,7 @@ def rates(runs: Mapping[str, Sequence[Run]]) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.9))
     left, right = figure.subplots(1, 2)
     cross: dict[str, Any] = {"marker": "x", "linestyle": "none", "mew": 2}
-    diverged = False
+    diverged, all_diverged = False, True
     for later, (name, same) in zip(reversed(range(len(runs))), runs.items(), strict=True):
         ended = pd.DataFrame(
             {
@@ -273,6 +273,7 @@ def rates(runs: Mapping[str, Sequence[Run]]) -> Figure:
             }
         )
         broken = np.array([run.diverged for run in same]) | ~np.isfinite(ended["loss"])
+        all_diverged &= bool(broken.all())
         _draw_rates(left, ended[~broken], "accuracy", name)
         _draw_rates(right, ended[~broken], "loss", name)
         if broken.any():
@@ -285,7 +286,9 @@ def rates(runs: Mapping[str, Sequence[Run]]) -> Figure:
         left.plot([], [], color="0.3", label="diverged", ms=7, **cross)
     left.set(xscale="log", xlabel="learning rate", ylabel="test accuracy")
     left.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
-    right.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="training loss")
+    right.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+    if not all_diverged:
+        right.set_yscale("log")  # which an axis without a line cannot be
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 

@@ -1,16 +1,17 @@
 """The words around the sections: banner, front page and provenance, in Markdown, from the summary."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cifarnb import tables
-from cifarnb.report import Section
-from cifarnb.runs import Run, describe_origin
+from cifarnb.claims import VERDICTS
+from cifarnb.runs import Run
 
 TITLE = "CIFAR-10: a simple CNN, residual networks, and why batch normalization helps"
 
 
-def banner(summary: Mapping[str, Any], sections: Sequence[Section]) -> list[str]:
+def banner(summary: Mapping[str, Any]) -> list[str]:
     """What a reader must know before anything else, a line each."""
     notices = []
     ran = [network for network in summary["networks"] if network["final_accuracy"]]
@@ -29,36 +30,46 @@ def banner(summary: Mapping[str, Any], sections: Sequence[Section]) -> list[str]
         notices.append(f"**The data is not known to be CIFAR-10:** {summary['data']['source']}.")
     if diverged := [network["label"] for network in ran if network["diverged"]]:
         notices.append(f"**Diverged:** {', '.join(diverged)}.")
-    for status, words in {"failed": "failed", "timeout": "ran out of time", "not run": "did not run"}.items():
-        if names := [section.name for section in sections if section.status == status]:
+    for status, words in {
+        "failed": "failed",
+        "timeout": "ran out of time",
+        "not run": "did not run, or not to the end",
+    }.items():
+        if names := [section["name"] for section in summary["sections"] if section["status"] == status]:
             notices.append(f"**Sections that {words}:** {', '.join(names)}.")
+    if missing := [section for section in summary["sections"] if section["runs"] < section["runs_wanted"]]:
+        each = "; ".join(f"{s['name']} has {s['runs']} of {s['runs_wanted']}" for s in missing)
+        notices.append(f"**Runs that are not there,** so that what they would show is left out: {each}.")
     return notices
 
 
 def front_page(summary: Mapping[str, Any]) -> str:
-    """The verdict in a few lines, and the small table."""
-    judged = [claim for claim in summary["claims"] if claim["agrees"] is not None]
+    """The verdict in a few lines, the small table, and the table of claims."""
     ran = [network for network in summary["networks"] if network["final_accuracy"]]
     lines = ["# Results at a glance (结果概览)", ""]
     if ran:
         best = max(ran, key=lambda network: network["final_accuracy"]["mean"])
+        final = tables.accuracy(best["final_accuracy"])
         error = tables.percent(1 - best["final_accuracy"]["mean"])
         lines.append(
-            f"- **Best network:** {best['label']} with {best['parameters']:,} parameters, **{tables.accuracy(best)}** "
+            f"- **Best network:** {best['label']} with {best['parameters']:,} parameters, **{final}** "
             f"test accuracy after the last epoch (test error {error})."
         )
-    left = len(summary["claims"]) - len(judged)
+    found = Counter(claim["verdict"] for claim in summary["claims"])
+    in_order = sorted(found, key=lambda verdict: [verdict.startswith(known) for known in VERDICTS].index(True))
+    counted = ", ".join(f"{found[verdict]} {verdict}" for verdict in in_order)
     lines.append(
-        f"- **The write-up's conclusions:** {sum(claim['agrees'] for claim in judged)} of the {len(judged)} that were "
-        f"measured come out the same here{f'; {left} were not measured' if left else ''} ([all](#table-claims))."
+        f"- **The write-up's {len(summary['claims'])} claims:** {counted} ([how decided](#table-claim-tests))."
     )
-    lines += [f"    - Not so here: {claim['claim']} ({claim['evidence']})" for claim in judged if not claim["agrees"]]
     lines.append(f"- **Data:** {summary['data']['source']}.")
     columns = ["network", "parameters", "reported", "last epoch", "best epoch"]
     table = tables.networks(summary)[columns].to_markdown(index=False, disable_numparse=True, colalign=_ALIGN)
-    return "\n".join(
-        [*lines, "", table, "", "Test accuracy; in brackets the epoch. The best epoch is chosen on the test images."]
+    claims = tables.claims(summary).to_markdown(index=False, disable_numparse=True)
+    note = (
+        "Test accuracy: the mean over the seeds, with half of its 95 % confidence interval where there are several. "
+        "The result is that after the last epoch; the best epoch (its number in brackets) is chosen on the test images."
     )
+    return "\n".join([*lines, "", table, "", note, "", "## The write-up's claims (报告的结论)", "", claims])
 
 
 _ALIGN = ("left", "right", "right", "right", "right")
@@ -66,7 +77,7 @@ _ALIGN = ("left", "right", "right", "right", "right")
 
 def provenance(summary: Mapping[str, Any], runs: Sequence[Run]) -> str:
     """Data, software and machine of this report, and every run in it."""
-    origin, data = describe_origin(), summary["data"]
+    origin, data = summary["origin"], summary["data"]
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     facts = [
         f"- Profile: `{summary['profile']}`",

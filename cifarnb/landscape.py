@@ -7,7 +7,6 @@ The walks are those of Santurkar et al. 2018 (arXiv:1805.11604, §3.2 and App. A
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 
 from cifarnb.data import normalize
 from cifarnb.metrics import EVALUATION_BATCH
+from cifarnb.runs import WeightsPath
 
 Direction = Sequence[Tensor]  # one tensor for every parameter, of its shape
 
@@ -170,35 +170,7 @@ def losses_around(
     return grid
 
 
-@dataclass(frozen=True)
-class Path:
-    """The weights' path in training on its two principal directions, as seen from the last weights."""
-
-    coordinates: np.ndarray  # (T, 2); the last is (0, 0)
-    explained: tuple[float, float]  # of the path's variance about its end, 0 to 1
-    directions: list[list[Tensor]]  # two, of norm 1
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All of it by name, to be kept in a file."""
-        named = {f"{axis}.{i}": part for axis, parts in enumerate(self.directions) for i, part in enumerate(parts)}
-        return named | {
-            "coordinates": torch.from_numpy(self.coordinates),
-            "explained": torch.tensor(self.explained, dtype=torch.float64),
-        }
-
-    @classmethod
-    def from_tensors(cls, named: dict[str, Tensor]) -> "Path":
-        """What ``tensors`` gave."""
-        parts = (len(named) - 2) // 2
-        first, second = named["explained"].tolist()
-        return cls(
-            named["coordinates"].numpy(),
-            (first, second),
-            [[named[f"{axis}.{i}"] for i in range(parts)] for axis in range(2)],
-        )
-
-
-def principal_path(snapshots: Sequence[Direction]) -> Path:
+def principal_path(snapshots: Sequence[Direction]) -> WeightsPath:
     """Principal directions of weights at T ≥ 3 times, by singular values of their differences from the last ones."""
     flat = torch.stack([torch.cat([p.detach().flatten().float().cpu() for p in snapshot]) for snapshot in snapshots])
     differences = flat - flat[-1]
@@ -206,14 +178,13 @@ def principal_path(snapshots: Sequence[Direction]) -> Path:
     squares, vectors = torch.linalg.eigh((differences @ differences.T).double())
     squares, vectors = squares.clamp(min=0).flip(0), vectors.flip(1)
     coordinates = vectors[:, :2] * squares[:2].sqrt()
-    axes = (vectors[:, :2].T.float() @ differences) / squares[:2, None].sqrt().clamp(
-        min=1e-30
-    ).float()  # (2, parameters)
+    lengths = squares[:2, None].sqrt().clamp(min=1e-30)
+    axes = (vectors[:, :2].T.float() @ differences) / lengths.float()  # (2, parameters)
     shapes = [p.shape for p in snapshots[-1]]
     sizes = [shape.numel() for shape in shapes]
     directions = [[part.reshape(shape) for part, shape in zip(axis.split(sizes), shapes, strict=True)] for axis in axes]
     share = (squares[:2] / squares.sum()).tolist()
-    return Path(coordinates.numpy(), (share[0], share[1]), directions)
+    return WeightsPath(coordinates.numpy(), (share[0], share[1]), directions)
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:

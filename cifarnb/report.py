@@ -8,6 +8,7 @@ nbconvert then exports that notebook twice with the templates in ``templates/rep
 import base64
 import hashlib
 import html
+import itertools
 import os
 import re
 import struct
@@ -109,6 +110,8 @@ def _section_cells(section: Section) -> list[NotebookNode]:
         cells = [_markdown_cell(section.name, f"# {section.name.replace('_', ' ')}")]
     else:
         cells = [cell for cell in notebook.cells if _is_shown(cell)]
+    if section.status == "not run":
+        cells = _until_error(cells)
     for cell in cells:
         cell.metadata["report"] = {"section": section.name}
         if cell.cell_type == "code":
@@ -119,8 +122,20 @@ def _section_cells(section: Section) -> list[NotebookNode]:
     title = STATUS_TITLES.get(section.status) if notebook is not None else None
     after = f" after {section.seconds:.0f} s" if title and section.seconds else ""
     text = " ".join(strip_ansi(problem or "").split())
+    if section.status == "not run" and any(cell.cell_type == "code" for cell in cells):
+        rest = {"title": "The rest of this section did not run", "text": text}
+        return [*cells, _markdown_cell(section.name, "", rest)]
     notice = {"title": f"{title or 'This section did not run'}{after}", "text": text}
     return _under_first_heading(cells, _markdown_cell(section.name, "", notice))
+
+
+def _until_error(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """The cells before the one that failed, and if those show nothing, no more than what precedes all code."""
+    failed = [any(output.output_type == "error" for output in cell.get("outputs", [])) for cell in cells]
+    done = cells[: failed.index(True)] if True in failed else cells
+    if any(output.output_type != "stream" for cell in done for output in cell.get("outputs", [])):
+        return done
+    return list(itertools.takewhile(lambda cell: cell.cell_type == "markdown", done))
 
 
 def _under_first_heading(cells: list[NotebookNode], notice: NotebookNode) -> list[NotebookNode]:
@@ -212,6 +227,8 @@ def _resolve_cells(cells: Iterable[NotebookNode], links: dict[str, str]) -> None
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = _resolve(output.data["text/markdown"], links)
+            if "text/html" in output.get("data", {}):
+                output.data["text/html"] = _resolve_table(output.data["text/html"], links)
             if "report" in output.get("metadata", {}):
                 output.metadata.report.caption = _resolve(output.metadata.report.caption, links)
 
@@ -227,6 +244,16 @@ def _resolve(text: str, links: Mapping[str, str]) -> str:
 
     text = _replace_outside_code(REFERENCE, number, text)
     return re.sub(r"`[^`\n]+`", lambda match: links.get(match[0], match[0]), text)
+
+
+def _resolve_table(table: str, links: Mapping[str, str]) -> str:
+    """The same for the links in a table of HTML."""
+
+    def number(match: re.Match[str]) -> str:
+        title = links.get(match["target"], "").partition("]")[0].removeprefix("[")
+        return f'<a href="{match["target"]}">{title}</a>' if title else match["text"]
+
+    return re.sub(r'<a href="(?P<target>#(?:fig|table)-[^"]+)">(?P<text>.*?)</a>', number, table)
 
 
 def _replace_outside_code(pattern: str, replace: Callable[[re.Match[str]], str], text: str) -> str:

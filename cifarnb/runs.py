@@ -8,7 +8,8 @@ A finished run is a directory ``<model>-<key>`` with
 - ``weights.safetensors``: parameters and buffers after the last epoch;
 - ``predictions.npy``, uint8, and ``logits.npy``, float16: what they say of the test images;
 - ``probes.json``, where the loss was probed: for every column a list with a value a walk;
-- ``path.safetensors``, where it was kept: the path of the weights (``cifarnb.landscape.Path``);
+- ``path.json`` and, for the directions, ``path.safetensors``, where it was kept: the path of the weights;
+- ``landscape-<key>.json``: losses around the weights, each with what was computed;
 - ``provenance.json``: commit, versions, device, precision, data, wall time.
 
 It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a run that is not finished.
@@ -21,7 +22,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,7 +41,21 @@ from torch import Tensor
 import cifarnb
 from cifarnb.config import Config
 
+HEAVY = ("weights.safetensors", "logits.npy", "path.safetensors")  # what a report's records do without
 RESULTS_VERSION = 1  # raised when a change to the networks or to the training changes what a config computes
+
+
+class NotRunError(RuntimeError):
+    """Runs that are to be shown, not trained, are not there; the message names them."""
+
+
+@dataclass(frozen=True)
+class WeightsPath:
+    """The weights' path in training on its two principal directions, as seen from the last weights."""
+
+    coordinates: np.ndarray  # (T, 2); the last is (0, 0)
+    explained: tuple[float, float]  # of the path's variance about its end, 0 to 1
+    directions: list[list[Tensor]]  # two, of norm 1: one tensor for every parameter, of its shape
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,11 @@ class Run:
         return int(self.history["epoch"].iloc[self.history["test_accuracy"].argmax()])
 
     @property
+    def selected_epoch(self) -> int:
+        """The first epoch (from 1) with the highest accuracy on the images held out; KeyError if none were."""
+        return int(self.history["epoch"].iloc[self.history["validation_accuracy"].argmax()])
+
+    @property
     def seconds_per_epoch(self) -> float:
         """Median over the epochs, training pass alone."""
         return float(self.history["seconds"].median())
@@ -91,9 +112,30 @@ class Run:
         """The state dict after the last epoch, on the CPU."""
         return safetensors.torch.load_file(self.path / "weights.safetensors")
 
-    def weights_path(self) -> dict[str, Tensor]:
-        """The path of the weights in training, for ``cifarnb.landscape.Path``; FileNotFoundError if it was not kept."""
-        return safetensors.torch.load_file(self.path / "path.safetensors")
+    def path_coordinates(self) -> tuple[np.ndarray, tuple[float, float]]:
+        """The coordinates of a WeightsPath, and what they explain; FileNotFoundError if it was not kept."""
+        kept = json.loads((self.path / "path.json").read_text())
+        first, second = kept["explained"]
+        return np.array(kept["coordinates"]), (first, second)
+
+    def path_directions(self) -> list[list[Tensor]]:
+        """The directions of a WeightsPath; FileNotFoundError if they were not kept."""
+        kept = safetensors.torch.load_file(self.path / "path.safetensors")
+        return [[kept[f"{axis}.{i}"] for i in range(len(kept) // 2)] for axis in range(2)]
+
+    def surface(self, what: Mapping[str, Any]) -> np.ndarray | None:
+        """Losses around the weights, if ``what`` was computed before."""
+        file = self._surface_file(what)
+        return np.array(json.loads(file.read_text())["losses"]) if file.exists() else None
+
+    def keep_surface(self, what: Mapping[str, Any], losses: np.ndarray) -> None:
+        """Keep losses around the weights beside the run's records."""
+        with atomic_write(self._surface_file(what)) as part:
+            part.write_text(json.dumps({**what, "losses": losses.tolist()}) + "\n")
+
+    def _surface_file(self, what: Mapping[str, Any]) -> Path:
+        key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+        return self.path / f"landscape-{key}.json"
 
 
 def project_root() -> Path:
@@ -137,7 +179,7 @@ def save(
     weights: dict[str, Tensor],
     provenance: dict[str, Any],
     probes: pd.DataFrame | None = None,
-    weights_path: dict[str, Tensor] | None = None,
+    weights_path: WeightsPath | None = None,
 ) -> Run:
     """Write a run: into ``<path>.part``, which then takes its name in one step."""
     part = unfinished(path)
@@ -152,7 +194,10 @@ def save(
     if probes is not None:
         (part / "probes.json").write_text(json.dumps(probes.to_dict(orient="list"), indent=1) + "\n")
     if weights_path is not None:
-        safetensors.torch.save_file({k: v.contiguous() for k, v in weights_path.items()}, part / "path.safetensors")
+        shown = {"coordinates": weights_path.coordinates.tolist(), "explained": weights_path.explained}
+        (part / "path.json").write_text(json.dumps(shown, indent=1) + "\n")
+        named = {f"{axis}.{i}": p for axis, parts in enumerate(weights_path.directions) for i, p in enumerate(parts)}
+        safetensors.torch.save_file({k: v.contiguous() for k, v in named.items()}, part / "path.safetensors")
     (part / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     (part / "checkpoint.pt").unlink(missing_ok=True)
     part.rename(path)
@@ -172,6 +217,13 @@ def receive(path: Path, files: dict[str, bytes]) -> None:
         part.rename(path)
 
 
+def copy_records(run: Run, folder: Path) -> None:
+    """Copy what a report is made from into ``folder``: all files of the run but the heavy ones."""
+    for file in run.path.iterdir():
+        if file.name not in HEAVY:
+            copy_file(file, folder / run.name / file.name)
+
+
 def unfinished(path: Path) -> Path:
     """The directory of a run while it is not finished."""
     return path.with_name(path.name + ".part")
@@ -179,11 +231,19 @@ def unfinished(path: Path) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a run against other processes; waits for whoever holds it."""
+    """Hold a run, or a report, against other processes; waits for whoever holds it, and says so."""
     locks = path.parent / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(locks / path.name):
+    lock = filelock.FileLock(locks / path.name)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"{path.name}: another process is at it; waiting for it to end", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cifarnb.config import Config, ConfigError, Number, unknown_name
 from cifarnb.report import Section
-from cifarnb.runs import project_root
+from cifarnb.runs import NotRunError, project_root
 
 PROFILES = ("smoke", "quick", "full")
 WHY = "05_why_batchnorm"
@@ -156,10 +156,10 @@ def configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None
 
 
 def landscape_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
-    """The runs of a network's loss landscape, which differ in the learning rate alone; none where it has none."""
+    """The runs of a network's loss landscape, every learning rate with every seed; none where it has none."""
     given = values(NETWORKS[model], profile, overrides)
     rates = given.get("landscape_lrs", [])
-    return [Config.from_parameters(given, model=model, seed=given["seeds"][0], lr=lr) for lr in rates]
+    return [Config.from_parameters(given, model=model, seed=seed, lr=lr) for seed in given["seeds"] for lr in rates]
 
 
 def plain_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
@@ -174,14 +174,14 @@ def plain_configs(model: str, profile: str, overrides: Mapping[str, Any] | None 
 def why_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
     """The runs of the section on why batch norm helps, by what they are for, from its parameters.
 
-    - ``sgd``: the paper's plain SGD, probed along the gradient; ``adam`` the same with Adam, which keeps the path of
-      the first seed; ``step``: Adam, probed along its own step;
+    - ``sgd``: the paper's plain SGD, probed along the gradient; ``adam`` the same with Adam, which keeps the path;
+      ``step``: Adam, probed along its own step;
     - ``noise_sgd``, ``noise_adam``: the network with noisy batch norm;
     - ``rates``: every learning rate; ``skip``: nine residual blocks with and without skip connections.
 
     Probes are in float32: bfloat16 would round away what a short walk changes.
     """
-    pair, seeds, first = ("vgg_a", "vgg_a_bn"), given["seeds"], given["seeds"][0]
+    pair, seeds = ("vgg_a", "vgg_a_bn"), given["seeds"]
 
     def make(model: str, seed: int, **changes: Any) -> Config:
         return Config.from_parameters(given, model=model, seed=seed, **{"probe_every": 0} | changes)
@@ -190,12 +190,12 @@ def why_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
     sgd = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False, "lr": given["sgd_lr"]}
     return {
         "sgd": [make(model, seed, **sgd, **probes) for model in pair for seed in seeds],
-        "adam": [make(model, seed, **probes, keep_path=seed == first) for model in pair for seed in seeds],
+        "adam": [make(model, seed, **probes, keep_path=True) for model in pair for seed in seeds],
         "step": [make(model, seed, **probes, probe_along="step") for model in pair for seed in seeds],
         "noise_sgd": [make("vgg_a_noisy_bn", seed, **sgd, precision="float32") for seed in seeds],
         "noise_adam": [make("vgg_a_noisy_bn", seed, precision="float32") for seed in seeds],
         "rates": [make(model, seed, lr=lr) for model in pair for lr in given["lrs"] for seed in seeds],
-        "skip": [make(model, first) for model in ("resnet9", "resnet9_no_skip")],
+        "skip": [make(model, seed) for model in ("resnet9", "resnet9_no_skip") for seed in seeds],
     }
 
 
@@ -258,7 +258,8 @@ def _execute_one(name: str, source: Path, target: Path, parameters: dict[str, An
             stderr_file=sys.stderr, config=_KERNELS, shutdown_kernel="immediate",  # a polite one takes 3 s
         )  # fmt: skip
     except PapermillExecutionError as failure:
-        status, error = "failed", f"{failure.ename}: {failure.evalue}"
+        missing = failure.ename == NotRunError.__name__
+        status, error = ("not run", failure.evalue) if missing else ("failed", f"{failure.ename}: {failure.evalue}")
     except CellTimeoutError:
         status, error = "timeout", f"a cell took longer than {timeout} s"
     except DeadKernelError:

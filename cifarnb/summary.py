@@ -1,21 +1,23 @@
 """All numbers of a report, from the run records alone."""
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from cifarnb import experiment, sections
 from cifarnb.claims import REPORTED, judge
+from cifarnb.config import Config
 from cifarnb.data import Dataset
 from cifarnb.landscape import envelope, widths
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters
-from cifarnb.runs import Run
+from cifarnb.runs import NotRunError, Run
+from cifarnb.significance import mean_and_interval
 from cifarnb.tables import median_over_steps
+
+WINDOW = 50  # steps, over which the loss fluctuates
 
 
 def summarize(
@@ -28,17 +30,16 @@ def summarize(
     networks = []
     for name in sections.NETWORKS:
         found = _find(sections.configs(name, profile, overrides), dataset, runs_dir)
-        wanted = sections.landscape_configs(name, profile, overrides)
-        rates = _find(wanted, dataset, runs_dir)
-        landscape = describe_landscape(rates) if wanted and len(rates) == len(wanted) else None
+        band = _find(sections.landscape_configs(name, profile, overrides), dataset, runs_dir)
+        landscape = describe_landscape(band) if band else None
         networks.append(describe_network(name, found) | {"landscape": landscape, "probes": None, "rates": None})
     why = {
-        kind: _find_all(configs, dataset, runs_dir)
+        kind: _find(configs, dataset, runs_dir)
         for kind, configs in sections.why_configs(sections.values(sections.WHY, profile, overrides)).items()
     }
     for network in networks:
         name = network["name"]
-        mine = {kind: [run for run in found or [] if run.config.model == name] for kind, found in why.items()}
+        mine = {kind: [run for run in found if run.config.model == name] for kind, found in why.items()}
         if probed := {kind: mine[kind] for kind in ("sgd", "adam", "step") if mine[kind]}:
             network["probes"] = {kind: describe_probes(same) for kind, same in probed.items()}
         if mine["rates"]:
@@ -53,26 +54,25 @@ def summarize(
             "test_images": len(dataset.test_images),
         },
         "networks": networks,
-        "claims": judge(networks),
+        "claims": judge(networks, profile),
     }
 
 
-def _find_all(configs: Sequence[Any], dataset: Dataset, runs_dir: str | Path) -> list[Run] | None:
-    """The runs of these configs, or None if one is missing."""
-    found = _find(configs, dataset, runs_dir)
-    return found if len(found) == len(configs) else None
-
-
-def _find(configs: Sequence[Any], dataset: Dataset, runs_dir: str | Path) -> list[Run]:
-    found = (experiment.find(config, dataset, runs_dir) for config in configs)
-    return [run for run in found if run is not None]
+def _find(configs: Sequence[Config], dataset: Dataset, runs_dir: str | Path) -> list[Run]:
+    """The runs of these configs that are there; none if anything but further seeds is missing."""
+    try:
+        return experiment.run_all(configs, dataset, runs_dir, train=False)
+    except NotRunError:
+        return []
 
 
 def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     """The numbers of one network from its runs, which differ in the seed; the first is the headline's.
 
-    Accuracies are fractions on the test images.  ``final_accuracy`` is that after the last epoch, over the seeds;
-    ``best_accuracy`` and ``best_epoch`` are chosen on the test images, in the first run.
+    Accuracies are fractions on the test images.  ``final_accuracy`` is that after the last epoch; ``best_accuracy`` and
+    ``best_epochs`` (from 1) are chosen on the test images, so they flatter.  ``mean_train_loss`` is that over all steps
+    of training, and ``loss_fluctuation`` the median over the windows of WINDOW steps of the standard deviation of the
+    loss in them, both in nats.  These and ``seconds_per_epoch`` are given over the seeds, all else is the first run's.
     """
     model = build_model(name)
     reported = REPORTED[name]
@@ -84,58 +84,66 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "reported_accuracy": reported.get("accuracy"),
         "reported_epochs": reported.get("epochs"),
     }
-    measured = [
-        "final_accuracy",
-        "best_accuracy",
-        "best_epoch",
-        "final_train_loss",
-        "epochs",
-        "train_images",
-        "test_images",
-    ]
-    measured += ["seconds_per_epoch", "seconds_per_image", "device_name", "precision", "diverged", "run", "runs"]
-    if not runs:
-        return description | dict.fromkeys(measured)
-    first = runs[0]
-    rate = float(first.history["images_per_s"].median())
-    values = {
-        "final_accuracy": mean_and_interval([run.final_accuracy for run in runs]),
-        "best_accuracy": first.best_accuracy,
-        "best_epoch": first.best_epoch,
-        "final_train_loss": statistics.fmean(float(run.history["train_loss"].iloc[-1]) for run in runs),
-        "epochs": len(first.history),
-        "train_images": first.provenance["train_images"],
-        "test_images": first.provenance["test_images"],
-        "seconds_per_epoch": first.seconds_per_epoch,
-        "seconds_per_image": 1 / rate,
-        "device_name": first.provenance["device_name"],
-        "precision": first.provenance["precision"],
-        "diverged": any(run.diverged for run in runs),
-        "run": first.name,
-        "runs": [run.name for run in runs],
+    over_seeds: dict[str, Callable[[Run], float]] = {
+        "final_accuracy": lambda run: run.final_accuracy,
+        "best_accuracy": lambda run: run.best_accuracy,
+        "best_epochs": lambda run: run.best_epoch,
+        "final_train_loss": lambda run: float(run.history["train_loss"].iloc[-1]),
+        "mean_train_loss": lambda run: float(run.losses.mean(dtype=np.float64)),
+        "loss_fluctuation": loss_fluctuation,
+        "seconds_per_epoch": lambda run: run.seconds_per_epoch,
     }
-    return description | {name: values[name] for name in measured}
+    of_the_first: dict[str, Callable[[Run], Any]] = {
+        "seconds_per_image": lambda run: 1 / float(run.history["images_per_s"].median()),
+        "epochs": lambda run: len(run.history),
+        "train_images": lambda run: run.provenance["train_images"],
+        "test_images": lambda run: run.provenance["test_images"],
+        "device_name": lambda run: run.provenance["device_name"],
+        "precision": lambda run: run.provenance["precision"],
+        "run": lambda run: run.name,
+    }
+    if not runs:
+        return description | dict.fromkeys([*over_seeds, *of_the_first, "diverged", "runs"])
+    description |= {key: mean_and_interval([measure(run) for run in runs]) for key, measure in over_seeds.items()}
+    description |= {key: measure(runs[0]) for key, measure in of_the_first.items()}
+    return description | {"diverged": any(run.diverged for run in runs), "runs": [run.name for run in runs]}
 
 
-def mean_and_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, its 95 % confidence interval [low, high] by Student's t (None for a single value), and the values."""
-    mean, interval = statistics.fmean(values), None
-    if len(values) > 1:
-        half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-        interval = [float(mean - half), float(mean + half)]
-    return {"mean": mean, "ci95": interval, "values": list(values)}
+def loss_fluctuation(run: Run) -> float:
+    """The median over windows of WINDOW steps of the standard deviation of the training loss in them, in nats."""
+    window = min(WINDOW, len(run.losses))
+    whole = run.losses[: len(run.losses) // window * window].reshape(-1, window)
+    with np.errstate(invalid="ignore"):  # NaN, of a run that diverged
+        return float(np.median(whole.std(axis=1, dtype=np.float64)))
 
 
 def describe_landscape(runs: Sequence[Run]) -> dict[str, Any]:
-    """The numbers of one network's loss landscape, from runs that differ in the learning rate."""
-    low, high = envelope([run.losses for run in runs])
+    """One network's loss landscape, from runs that differ in the learning rate and the seed: its band's width in nats.
+
+    For each seed, over the steps: the median, that of the second half of training, and the maximum.
+    """
+    by_seed = _group(runs, lambda run: run.config.seed)
+    bands = [widths(*envelope([run.losses for run in same])) for same in by_seed.values()]
     return {
-        "lrs": [run.config.lr for run in runs],
-        "final_accuracy": {f"{run.config.lr:g}": run.final_accuracy for run in runs},
-        "steps": len(low),
-        "median_band_width": float(np.median(widths(low, high))),
+        "lrs": [*_group(runs, lambda run: run.config.lr)],
+        "final_accuracy": {
+            f"{lr:g}": [run.final_accuracy for run in same]
+            for lr, same in _group(runs, lambda run: run.config.lr).items()
+        },
+        "steps": min(len(band) for band in bands),
+        "median_band_width": mean_and_interval([float(np.median(band)) for band in bands]),
+        "late_band_width": mean_and_interval([float(np.median(band[len(band) // 2 :])) for band in bands]),
+        "maximum_band_width": mean_and_interval([float(band.max()) for band in bands]),
         "runs": [run.name for run in runs],
     }
+
+
+def _group(runs: Sequence[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:
+    """The runs by a property of theirs, in the order in which it first appears."""
+    grouped: dict[Any, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(key(run), []).append(run)
+    return grouped
 
 
 def describe_probes(runs: Sequence[Run]) -> dict[str, Any]:
@@ -157,15 +165,13 @@ def describe_rates(runs: Sequence[Run]) -> dict[str, Any]:
 
     ``within_one_point`` counts, for each seed, the rates whose accuracy is at most a point below that of the best.
     """
-    by_seed: dict[int, list[float]] = {}
-    by_rate: dict[str, list[float]] = {}
-    for run in runs:
-        by_seed.setdefault(run.config.seed, []).append(run.final_accuracy)
-        by_rate.setdefault(f"{run.config.lr:g}", []).append(run.final_accuracy)
+    by_seed = _group(runs, lambda run: run.config.seed)
+    by_rate = _group(runs, lambda run: run.config.lr)
+    accuracies = [[run.final_accuracy for run in same] for same in by_seed.values()]
     # A run is right on a whole number of images, so a millionth of a point is rounding.
-    counts = [sum(value >= max(values) - 0.01 - 1e-8 for value in values) for values in by_seed.values()]
+    counts = [sum(value >= max(values) - 0.01 - 1e-8 for value in values) for values in accuracies]
     return {
-        "final_accuracy": by_rate,
+        "final_accuracy": {f"{lr:g}": [run.final_accuracy for run in same] for lr, same in by_rate.items()},
         "diverged": sorted({run.config.lr for run in runs if run.diverged}),
         "within_one_point": mean_and_interval(counts),
         "runs": [run.name for run in runs],

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from cifarnb.claims import REPORTED
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.runs import Run
+from cifarnb.significance import mean_and_interval
 
 NOT_RUN = "not run"
 MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # of a probe, a value a step
@@ -39,7 +39,8 @@ def models() -> pd.DataFrame:
 def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
     """Configuration and result of one network as the write-up has them: a column "reported" and one "here".
 
-    ``runs`` differ in the seed; the accuracy after the last epoch is their mean, the rest is the first one's.
+    ``runs`` differ in the seed; accuracies are their means, the rest is the first one's.  With images held out there
+    is also the epoch that is best on those.
     """
     run, config = runs[0], runs[0].config
     reported = REPORTED[config.model]
@@ -47,7 +48,9 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
     if config.optimizer == "sgd" and config.momentum:
         optimizer += f", {'Nesterov ' if config.nesterov else ''}momentum {config.momentum:g}"
     schedule = {"none": "none", "cosine": "CosineAnnealingLR", "one_cycle": "OneCycleLR"}[config.schedule]
-    final = sum(r.final_accuracy for r in runs) / len(runs)
+    final = mean_and_interval([r.final_accuracy for r in runs])
+    best = mean_and_interval([r.best_accuracy for r in runs])
+    best_epochs = ", ".join(str(r.best_epoch) for r in runs)
     seconds = reported.get("seconds_per_epoch")
     rows = [
         ("optimizer", reported.get("optimizer"), optimizer),
@@ -62,11 +65,20 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
         ("seeds", None, ", ".join(str(r.config.seed) for r in runs)),
         ("device", None, f"{run.provenance['device_name']}, {run.provenance['precision']}"),
         ("seconds per epoch", seconds and f"about {seconds:g}", f"{run.seconds_per_epoch:.3g}"),
-        ("**test accuracy, last epoch**", percent(reported.get("accuracy")), f"**{percent(final)}**"),
-        ("test accuracy, best epoch", _best(reported), f"{percent(run.best_accuracy)} (epoch {run.best_epoch})"),
+        ("**test accuracy, last epoch**", percent(reported.get("accuracy")), f"**{accuracy(final)}**"),
+        ("test accuracy, best epoch", _best(reported), f"{accuracy(best)} (epoch {best_epochs})"),
     ]
+    if config.validation_size:
+        chosen = run.selected_epoch
+        found = percent(run.history["test_accuracy"][run.history["epoch"] == chosen].item())
+        rows.append(("test accuracy, best epoch on the images held out", None, f"{found} (epoch {chosen})"))
     stated = [(what, "not stated" if told is None else str(told), str(here)) for what, told, here in rows]
     return pd.DataFrame(stated, columns=["", "reported", "here"])
+
+
+def _best_epochs(network: Mapping[str, Any]) -> str:
+    epochs = ", ".join(str(epoch) for epoch in network["best_epochs"]["values"])
+    return f"{accuracy(network['best_accuracy'])} ({epochs})"
 
 
 def _best(reported: Mapping[str, Any]) -> str | None:
@@ -84,32 +96,39 @@ def networks(summary: Mapping[str, Any]) -> pd.DataFrame:
                 "parameters": f"{network['parameters']:,}",
                 "multiply-adds": f"{network['multiply_adds'] / 1e6:,.2f} M",
                 "epochs": f"{network['epochs']}" if ran else "–",
-                "s / epoch": f"{network['seconds_per_epoch']:.3g}" if ran else "–",
+                "s / epoch": f"{network['seconds_per_epoch']['mean']:.3g}" if ran else "–",
                 "reported": percent(network["reported_accuracy"]) or "–",
-                "last epoch": accuracy(network) if ran else NOT_RUN,
-                "best epoch": f"{percent(network['best_accuracy'])} ({network['best_epoch']})" if ran else "–",
+                "last epoch": accuracy(network["final_accuracy"]) if ran else NOT_RUN,
+                "best epoch": _best_epochs(network) if ran else "–",
             }
         )
     return pd.DataFrame(rows)
 
 
 def claims(summary: Mapping[str, Any]) -> pd.DataFrame:
-    """The write-up's conclusions, what was measured here, and whether the two agree."""
-    verdict = {True: "agrees", False: "does not agree", None: NOT_RUN}
-    rows = [(c["claim"], c["evidence"], verdict[c["agrees"]]) for c in summary["claims"]]
-    return pd.DataFrame(rows, columns=["the write-up", "measured here", "verdict"])
+    """The write-up's conclusions and numbers, what was measured here, the verdict, and a link to what shows it."""
+    rows = []
+    for claim in summary["claims"]:
+        shown = f"[figure](#{claim['figure']})" if claim["here"] else "–"
+        rows.append((claim["claim"], claim["reported"] or "–", claim["here"] or "–", f"**{claim['verdict']}**", shown))
+    return pd.DataFrame(rows, columns=["the write-up", "reported", "here", "verdict", "shown in"])
 
 
-def landscape(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
-    """Test accuracy after the last epoch for every learning rate (rows) and network (columns)."""
-    columns = {
-        LABELS[name]: {
-            f"{run.config.lr:g}": "diverged" if run.diverged else percent(run.final_accuracy) for run in same
-        }
-        for name, same in runs.items()
+def claim_tests(summary: Mapping[str, Any]) -> pd.DataFrame:
+    """What decided about each claim that was tested."""
+    rows = [(c["claim"], c["test"], c["verdict"]) for c in summary["claims"] if c["test"]]
+    return pd.DataFrame(rows, columns=["the write-up", "decided by", "verdict"])
+
+
+def landscape(described: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The band of each network (columns) by ``cifarnb.summary.describe_landscape``: its width, in nats (rows)."""
+    rows = {
+        "median over the steps": "median_band_width",
+        "median over the second half": "late_band_width",
+        "maximum": "maximum_band_width",
     }
-    table = pd.DataFrame(columns)
-    return table.rename_axis("learning rate").reset_index()
+    columns = {LABELS[name]: [spread(found[key]) for key in rows.values()] for name, found in described.items()}
+    return pd.DataFrame(columns, index=[*rows]).rename_axis("width of the band").reset_index()
 
 
 def rates(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
@@ -137,7 +156,9 @@ def probes(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
     rows = [
         {"walk": walk, "median over the steps": measure}
         | {
-            LABELS[name]: _over_seeds([median_over_steps(run, measure) for run in same], _mean_and_interval)
+            LABELS[name]: _over_seeds(
+                [median_over_steps(run, measure) for run in same], lambda values: spread(mean_and_interval(values))
+            )
             for name, same in networks.items()
         }
         for walk, networks in runs.items()
@@ -169,12 +190,12 @@ def _mean_and_range(accuracies: Sequence[float]) -> str:
     return f"{100 * mean:.2f} ± {50 * (max(accuracies) - min(accuracies)):.2f}%"
 
 
-def _mean_and_interval(values: Sequence[float]) -> str:
-    mean = significant(statistics.fmean(values))
-    if len(values) == 1:
+def spread(measured: Mapping[str, Any]) -> str:
+    """The mean of ``mean_and_interval``, with half the 95 % confidence interval where there are several seeds."""
+    mean, interval = significant(measured["mean"]), measured["ci95"]
+    if interval is None or not math.isfinite(interval[0]):
         return mean
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean} ± {significant(half, 2)}"
+    return f"{mean} ± {significant((interval[1] - interval[0]) / 2, 2)}"
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -182,12 +203,11 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{float(f'{value:.{digits}g}'):,g}"
 
 
-def accuracy(network: Mapping[str, Any]) -> str:
-    """Mean accuracy after the last epoch, with half the 95 % confidence interval where there are several seeds."""
-    final = network["final_accuracy"]
-    if final["ci95"] is None:
-        return percent(final["mean"]) or ""
-    return f"{100 * final['mean']:.2f} ± {50 * (final['ci95'][1] - final['ci95'][0]):.2f}%"
+def accuracy(measured: Mapping[str, Any]) -> str:
+    """An accuracy's mean, with half the 95 % confidence interval where there are several seeds."""
+    if measured["ci95"] is None:
+        return percent(measured["mean"]) or ""
+    return f"{100 * measured['mean']:.2f} ± {50 * (measured['ci95'][1] - measured['ci95'][0]):.2f}%"
 
 
 def percent(fraction: float | None) -> str | None:

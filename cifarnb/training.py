@@ -28,11 +28,10 @@ from cifarnb.hardware import (
     synchronize,
     working_on,
 )
-from cifarnb.landscape import Path as WeightsPath
 from cifarnb.landscape import principal_path, step_direction, walk
 from cifarnb.metrics import loss_and_accuracy, predict
 from cifarnb.models import set_noise
-from cifarnb.runs import atomic_write
+from cifarnb.runs import WeightsPath, atomic_write
 
 CHECKPOINT_SHARE = 0.02  # of the time, at the most, goes into writing checkpoints
 SETTLED = 5  # steps after which the time of a step is typical

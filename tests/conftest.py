@@ -79,14 +79,21 @@ def make_run(tmp_path):
 def make_summary():
     """A function that makes a report's summary from the runs of each network; none: the network did not run."""
 
-    def make(profile="full", landscapes=None, data=None, **runs):
+    def make(profile="full", landscapes=None, data=None, sections=(), **same_network):
         networks = []
-        for name, same in runs.items():
+        for name, same in same_network.items():
             rates = (landscapes or {}).get(name)
             landscape = describe_landscape(rates) if rates else None
             networks.append(describe_network(name, same) | {"landscape": landscape, "probes": None, "rates": None})
         origin = {"source": "noise", "cifar10": True, "fingerprint": "f" * 64, "train_images": 256, "test_images": 64}
-        return {"profile": profile, "data": origin | (data or {}), "networks": networks, "claims": judge(networks)}
+        return {
+            "profile": profile,
+            "data": origin | (data or {}),
+            "networks": networks,
+            "claims": judge(networks, profile),
+            "sections": list(sections),
+            "origin": runs.describe_origin(),
+        }
 
     return make
 

@@ -2,39 +2,75 @@ import math
 
 import pytest
 
-from cifarnb.claims import CLAIMS, REPORTED, judge
+from cifarnb.claims import CLAIMS, CONFIRMED, NOISE, NOT_CONFIRMED, NOT_RUN, NOT_TESTED, REPORTED, judge
 from cifarnb.sections import NETWORKS
+from cifarnb.significance import mean_and_interval, sampling_difference, sampling_interval, seed_difference
 
 # Claim by what its text is told by.
-SIMPLE, RESIDUAL, FAST, DEEPER, NORMED, LOWER, BAND, BETA, CHANGE, RATES = range(10)
+TEXTS = {
+    "simple": "The simple CNN reaches 64 %.",
+    "fast": "The simple CNN is very fast to train.",
+    "residual": "Residual connections and batch norm do much better than the simple CNN.",
+    "resnet6": "The residual network with six blocks reaches 77.06 %.",
+    "early": "It converges fast.",
+    "resnet9": "Nine blocks reach 90.29 %.",
+    "deeper": "More layers of the same structure do better still.",
+    "normed": "With batch norm VGG-A tests better.",
+    "lower": "With batch norm it converges to a lower loss.",
+    "faster": "With batch norm it converges faster.",
+    "steadier": "With batch norm training is steadier.",
+    "band": "With batch norm training is less sensitive to the learning rate.",
+    "beta": "Batch norm smooths the loss landscape.",
+    "gradient": "Batch norm makes gradients more predictable.",
+    "rates": "Batch norm allows a wider range of learning rates.",
+}
 
 
-def network(name, accuracy=0.5, landscape=None, **measured):
+def network(name, accuracies=(0.5,), **measured):
     """The numbers of a network that ran, as ``summary.describe_network`` gives them; as many as claims need."""
     numbers = {
         "name": name,
-        "final_accuracy": {"mean": accuracy, "ci95": None, "values": [accuracy]},
-        "best_epoch": 5,
-        "epochs": 10,
-        "final_train_loss": 1.0,
-        "train_images": 50_000,
-        "seconds_per_epoch": 4.5,
-        "seconds_per_image": 4.5 / 50_000,
+        "final_accuracy": mean_and_interval(accuracies),
+        "best_accuracy": mean_and_interval([a + 0.01 for a in accuracies]),
+        "best_epochs": mean_and_interval([58]),
+        "seconds_per_epoch": mean_and_interval([4.89]),
+        "final_train_loss": mean_and_interval([1.0]),
+        "mean_train_loss": mean_and_interval([1.0]),
+        "loss_fluctuation": mean_and_interval([1.0]),
+        "test_images": 10_000,
         "device_name": "a small machine",
-        "landscape": landscape,
+        "landscape": None,
         "probes": None,
         "rates": None,
     }
     return numbers | measured
 
 
-def landscape(width, *accuracies):
-    return {"median_band_width": width, "final_accuracy": {f"{lr}": a for lr, a in enumerate(accuracies)}}
+def verdict(claim, *networks, profile="full"):
+    return next(judged for judged in judge(networks, profile) if judged["claim"] == TEXTS[claim])
 
 
-def verdict(claim, *networks):
-    judged = judge(networks)[claim]
-    return judged["agrees"], judged["evidence"]
+def pair(measured, normed, plain):
+    """Both VGGs, with a value of their own a seed."""
+    return network("vgg_a_bn", **measured(normed)), network("vgg_a", **measured(plain))
+
+
+MEASURED = {
+    "lower": lambda values: {"final_train_loss": mean_and_interval(values)},
+    "faster": lambda values: {"mean_train_loss": mean_and_interval(values)},
+    "steadier": lambda values: {"loss_fluctuation": mean_and_interval(values)},
+    "band": lambda values: {"landscape": {"median_band_width": mean_and_interval(values), "runs": []}},
+    "beta": lambda values: {
+        "probes": {"sgd": {"beta": mean_and_interval(values), "gradient_change": mean_and_interval([1.0])}}
+    },
+    "gradient": lambda values: {
+        "probes": {"sgd": {"gradient_change": mean_and_interval(values), "beta": mean_and_interval([1.0])}}
+    },
+}
+
+
+def test_the_claims_are_the_write_ups():
+    assert [claim.text for claim in CLAIMS] == [*TEXTS.values()]
 
 
 def test_reported_numbers_are_the_write_ups():
@@ -55,89 +91,120 @@ def test_every_claim_needs_networks_that_exist():
     assert all(claim.needs and there.issuperset(claim.needs) for claim in CLAIMS)
 
 
+@pytest.mark.parametrize(("claim", "name"), [("simple", "simple_cnn"), ("resnet6", "resnet6"), ("resnet9", "resnet9")])
+def test_an_accuracy_is_reached_when_its_interval_lies_above(claim, name):
+    reported = REPORTED[name]["accuracy"]
+    for values in ([reported + d for d in (0.001, 0.0, 0.03)], [reported], [reported + 0.02], [reported - 0.03]):
+        low, high = mean_and_interval(values)["ci95"] or sampling_interval(values[0], 10_000)
+        expected = CONFIRMED if low > reported else NOT_CONFIRMED if high < reported else NOISE
+        assert verdict(claim, network(name, values))["verdict"] == expected
+    over_seeds = verdict(claim, network(name, [0.95, 0.95, 0.95]))
+    assert over_seeds["verdict"] == CONFIRMED
+    assert over_seeds["here"] == "95.00 ± 0.00% after the last epoch, 96.00 ± 0.00% at the best"
+    assert "over the seeds" in over_seeds["test"]
+    assert "10,000 images" in verdict(claim, network(name))["test"]
+
+
 @pytest.mark.parametrize(
     ("claim", "better", "worse"),
-    [(RESIDUAL, "resnet6", "simple_cnn"), (DEEPER, "resnet9", "resnet6"), (NORMED, "vgg_a_bn", "vgg_a")],
+    [
+        ("residual", "resnet6", "simple_cnn"),
+        ("deeper", "resnet9", "resnet6"),
+        ("normed", "vgg_a_bn", "vgg_a"),
+    ],
 )
-def test_the_verdict_turns_with_the_accuracies(claim, better, worse):
-    evidence = "75.00% against 72.50%, +2.5 points"
-    assert verdict(claim, network(better, 0.75), network(worse, 0.725)) == (True, evidence)
-    evidence = "72.50% against 75.00%, -2.5 points"
-    assert verdict(claim, network(better, 0.725), network(worse, 0.75)) == (False, evidence)
-    assert verdict(claim, network(better, 0.5), network(worse, 0.5))[0] is False
-
-
-def test_the_simple_network_is_fast_if_none_is_faster():
-    simple, other = network("simple_cnn", seconds_per_image=1e-4), network("resnet6", seconds_per_image=2e-4)
-    assert verdict(SIMPLE, simple, other) == (True, "4.5 s per epoch of 50,000 images on a small machine")
-    assert verdict(SIMPLE, simple, other | {"seconds_per_image": 0.9e-4})[0] is False
+def test_the_better_network_is_told_from_noise(claim, better, worse):
+    cases = [([0.75], [0.72]), ([0.72], [0.75]), ([0.72], [0.721]), ([0.7, 0.71, 0.72], [0.69, 0.7, 0.71])]
+    cases += [([0.7, 0.71, 0.72], [0.5, 0.51, 0.52]), ([0.7, 0.71], [0.5])]
+    seen = set()
+    for first, second in cases:
+        if min(len(first), len(second)) > 1:
+            low, high = seed_difference(first, second)
+        else:
+            means = (mean_and_interval(values)["mean"] for values in (first, second))
+            low, high = sampling_difference(*means, (10_000, 10_000))
+        expected = CONFIRMED if low > 0 else NOT_CONFIRMED if high < 0 else NOISE
+        assert verdict(claim, network(better, first), network(worse, second))["verdict"] == expected
+        seen.add(expected)
+    assert len(seen) == 3
+    assert (
+        verdict(claim, network(better, [0.75]), network(worse, [0.725]))["here"] == "75.00% against 72.50%, +2.5 points"
+    )
 
 
 @pytest.mark.parametrize(
-    ("best", "epochs", "agrees"), [(57, 100, True), (59, 100, False), (5, 10, True), (6, 10, False)]
+    ("seconds", "expected"),
+    [([4.0], CONFIRMED), ([4.5], NOISE), ([5.2], NOISE), ([6.0], NOT_CONFIRMED), ([4.0, 4.1, 4.05], CONFIRMED)],
 )
-def test_it_converges_fast_if_the_best_epoch_is_early(best, epochs, agrees):
-    residual = network("resnet6", best_epoch=best, epochs=epochs)
-    assert verdict(FAST, residual) == (agrees, f"best at epoch {best} of {epochs}")
+def test_the_simple_cnn_is_fast_by_the_write_ups_clock(seconds, expected):
+    judged = verdict("fast", network("simple_cnn", seconds_per_epoch=mean_and_interval(seconds)))
+    assert judged["verdict"] == expected
+    assert judged["here"].endswith("s per epoch on a small machine")
 
 
-def test_the_write_ups_own_best_epoch_agrees():
-    assert verdict(FAST, network("resnet6", best_epoch=58, epochs=100))[0] is True
+@pytest.mark.parametrize(
+    ("epochs", "expected"), [([40], CONFIRMED), ([58], NOISE), ([90], NOT_CONFIRMED), ([40, 42, 41], CONFIRMED)]
+)
+def test_it_converges_fast_if_the_best_epoch_is_early(epochs, expected):
+    judged = verdict("early", network("resnet6", best_epochs=mean_and_interval(epochs)))
+    assert judged["verdict"] == expected
+    assert judged["here"].endswith("of 100 is the best epoch")
 
 
-def test_the_lower_training_loss_decides():
-    normed, plain = network("vgg_a_bn", final_train_loss=0.25), network("vgg_a", final_train_loss=0.5)
-    assert verdict(LOWER, normed, plain) == (True, "0.250 against 0.500 after the last epoch")
-    assert verdict(LOWER, normed | {"final_train_loss": 0.75}, plain)[0] is False
-    assert verdict(LOWER, normed | {"final_train_loss": math.nan}, plain)[0] is False  # it diverged
+@pytest.mark.parametrize("claim", MEASURED)
+def test_the_lower_number_is_told_from_noise(claim):
+    def of(normed, plain):
+        return verdict(claim, *pair(MEASURED[claim], normed, plain))["verdict"]
+
+    assert of([1.0], [1.3]) == CONFIRMED  # with one seed each, a ratio of 1.25 decides
+    assert of([1.0], [1.2]) == NOISE
+    assert of([1.2], [1.0]) == NOISE
+    assert of([1.3], [1.0]) == NOT_CONFIRMED
+    assert of([1.0, 1.01, 1.02], [1.1, 1.11, 1.12]) == CONFIRMED  # with several, their spread
+    assert of([1.1, 1.11, 1.12], [1.0, 1.01, 1.02]) == NOT_CONFIRMED
+    assert of([1.0, 2.0, 3.0], [1.5, 2.5, 3.5]) == NOISE
 
 
-def test_a_network_that_diverged_did_not_end_lower():
-    normed, plain = network("vgg_a_bn", final_train_loss=0.25), network("vgg_a", final_train_loss=math.nan)
-    assert verdict(LOWER, normed, plain)[0] is True
+@pytest.mark.parametrize("claim", MEASURED)
+@pytest.mark.parametrize("broken", [math.inf, math.nan])
+def test_what_diverged_is_not_lower(claim, broken):
+    def of(normed, plain):
+        return verdict(claim, *pair(MEASURED[claim], normed, plain))["verdict"]
+
+    assert of([1.0], [broken]) == CONFIRMED
+    assert of([broken], [1.0]) == NOT_CONFIRMED
+    assert of([broken], [broken]) == NOISE
+    assert of([1.0, 1.0, 1.0], [broken] * 3) == CONFIRMED
+    assert of([1.0, broken, 1.0], [2.0, 2.0, 2.0]) == NOISE
 
 
-def test_the_narrower_band_decides():
-    normed, plain = network("vgg_a_bn", landscape=landscape(0.25, 0.8)), network("vgg_a", landscape=landscape(0.5, 0.8))
-    assert verdict(BAND, normed, plain) == (True, "median width of the band 0.250 against 0.500")
-    swapped = normed | {"landscape": plain["landscape"]}, plain | {"landscape": normed["landscape"]}
-    assert verdict(BAND, *swapped)[0] is False
-    assert verdict(BAND, normed, plain | {"landscape": landscape(math.inf, 0.1)})[0] is True  # it diverged
-
-
-@pytest.mark.parametrize(("claim", "measure"), [(BETA, "beta"), (CHANGE, "gradient_change")])
-def test_the_smaller_measure_on_the_papers_walks_decides(claim, measure):
-    def probed(name, value):
-        adam = {"beta": {"mean": 1.0}, "gradient_change": {"mean": 1.0}}  # not asked
-        return network(
-            name,
-            probes={
-                "sgd": {"beta": {"mean": 9}, "gradient_change": {"mean": 9}, measure: {"mean": value}},
-                "adam": adam,
-            },
+def test_more_rates_near_the_best_are_a_wider_range():
+    def of(normed, plain):
+        measured = pair(
+            lambda counts: {"rates": {"within_one_point": mean_and_interval(counts), "runs": []}}, normed, plain
         )
+        return verdict("rates", *measured)["verdict"]
 
-    evidence = "median over the steps of training with SGD 0.5 against 2"
-    assert verdict(claim, probed("vgg_a_bn", 0.5), probed("vgg_a", 2.0)) == (True, evidence)
-    assert verdict(claim, probed("vgg_a_bn", 2.0), probed("vgg_a", 0.5))[0] is False
-    assert verdict(claim, probed("vgg_a_bn", 2.0), probed("vgg_a", math.inf))[0] is True  # it diverged
+    assert of([3], [2]) == CONFIRMED
+    assert of([2], [2]) == NOISE
+    assert of([2], [3]) == NOT_CONFIRMED
+    assert of([4, 4, 5], [2, 2, 2]) == CONFIRMED
 
 
-def test_the_number_of_rates_near_the_best_decides():
-    def rated(name, count):
-        grid = {"0.1": [0.1], "0.01": [0.5], "0.001": [0.5]}
-        return network(name, rates={"within_one_point": {"mean": count}, "final_accuracy": grid})
-
-    evidence = "2.5 of 3 rates within a point of the best against 1"
-    assert verdict(RATES, rated("vgg_a_bn", 2.5), rated("vgg_a", 1)) == (True, evidence)
-    assert verdict(RATES, rated("vgg_a_bn", 1), rated("vgg_a", 1))[0] is False
+@pytest.mark.parametrize(("profile", "words"), [("smoke", "synthetic"), ("quick", "shortened schedule")])
+def test_a_shortened_profile_says_what_it_is(profile, words):
+    networks = [network(name, seconds_per_epoch=mean_and_interval([1.0])) for name in ("simple_cnn", "resnet6")]
+    assert verdict("simple", *networks, profile=profile)["verdict"] == NOT_TESTED
+    assert verdict("fast", *networks, profile=profile)["verdict"] == NOT_TESTED
+    compared = verdict("residual", *networks, profile=profile)["verdict"]
+    assert compared.startswith(NOISE)
+    assert words in compared
 
 
 def test_what_did_not_run_is_not_judged():
     nothing = [{"name": name, "final_accuracy": None, "landscape": None} for name in NETWORKS]
-    assert {(c["agrees"], c["evidence"]) for c in judge(nothing)} == {(None, "did not run")}
-    assert judge([]) == judge(nothing)
-    without_landscape = judge([network(name) for name in NETWORKS])
-    assert [claim["agrees"] is None for claim in without_landscape] == [False] * 6 + [True] * 4
-    assert verdict(DEEPER, network("resnet9"), nothing[1]) == (None, "did not run")
-    assert [claim["claim"] for claim in without_landscape] == [claim.text for claim in CLAIMS]
+    assert {(c["verdict"], c["here"], c["test"]) for c in judge(nothing, "full")} == {(NOT_RUN, "", "")}
+    assert judge([], "full") == judge(nothing, "full")
+    assert verdict("deeper", network("resnet9"), nothing[1])["verdict"] == NOT_RUN
+    only_adam = network("vgg_a", probes={"adam": {}}), network("vgg_a_bn", probes={"adam": {}})
+    assert verdict("beta", *only_adam)["verdict"] == NOT_RUN

@@ -3,19 +3,16 @@ import re
 import pytest
 
 from cifarnb import front
-from cifarnb.report import Section
 from cifarnb.runs import describe_origin
-
-SECTIONS = [Section(name, None, "ok") for name in ("00_data", "01_simple_cnn")]
 
 
 def test_nothing_to_warn_of(make_run, make_summary):
-    assert front.banner(make_summary(simple_cnn=[make_run()]), SECTIONS) == []
+    assert front.banner(make_summary(simple_cnn=[make_run()])) == []
 
 
 @pytest.mark.parametrize("profile", ["quick", "smoke"])
 def test_a_shortened_schedule_is_named(profile, make_summary):
-    (notice,) = front.banner(make_summary(profile, simple_cnn=[]), SECTIONS)
+    (notice,) = front.banner(make_summary(profile, simple_cnn=[]))
     assert notice.startswith(f"**Profile {profile}: the schedule is shortened.**")
 
 
@@ -25,29 +22,36 @@ def test_fewer_training_images_are_counted(make_run, make_summary):
         make_run("resnet6", provenance={"train_images": 50_000}),
     )
     summary = make_summary("quick", simple_cnn=[some], resnet6=[all_of_them], data={"train_images": 50_000})
-    _, notice = front.banner(summary, SECTIONS)
+    _, notice = front.banner(summary)
     assert notice == "Trained on fewer than the 50,000 train images: Simple CNN 2,000."
 
 
 def test_data_that_is_not_cifar10_is_named(make_summary):
     summary = make_summary(data={"cifar10": False, "source": "drawn shapes"})
-    assert front.banner(summary, SECTIONS) == ["**The data is not known to be CIFAR-10:** drawn shapes."]
+    assert front.banner(summary) == ["**The data is not known to be CIFAR-10:** drawn shapes."]
 
 
 def test_a_network_that_diverged_is_named(make_run, make_summary):
     diverged = make_run("vgg_a", losses=[2.0, float("nan")])
     summary = make_summary(simple_cnn=[make_run()], vgg_a=[diverged])
-    assert front.banner(summary, SECTIONS) == ["**Diverged:** VGG-A."]
+    assert front.banner(summary) == ["**Diverged:** VGG-A."]
 
 
 def test_sections_that_are_not_well_are_named(make_summary):
     states = {"a": "ok", "b": "failed", "c": "timeout", "d": "not run", "e": "failed"}
-    sections = [Section(name, None, status) for name, status in states.items()]
-    assert front.banner(make_summary(), sections) == [
+    sections = [{"name": name, "status": status, "runs": 1, "runs_wanted": 1} for name, status in states.items()]
+    assert front.banner(make_summary(sections=sections)) == [
         "**Sections that failed:** b, e.",
         "**Sections that ran out of time:** c.",
-        "**Sections that did not run:** d.",
+        "**Sections that did not run, or not to the end:** d.",
     ]
+
+
+def test_runs_that_are_not_there_are_counted(make_summary):
+    found = {"a": (3, 3), "b": (1, 3), "c": (0, 92)}
+    sections = [{"name": name, "status": "ok", "runs": n, "runs_wanted": of} for name, (n, of) in found.items()]
+    (notice,) = front.banner(make_summary(sections=sections))
+    assert notice.endswith("b has 1 of 3; c has 0 of 92.")
 
 
 def test_the_best_network_stands_at_the_front(make_run, make_summary):
@@ -58,29 +62,25 @@ def test_the_best_network_stands_at_the_front(make_run, make_summary):
     assert "| Simple CNN | 62,006 | 64.00% | 40.00% | 90.00% (1) |" in re.sub(" +", " ", page)
 
 
-def test_the_verdict_turns_when_accuracies_are_swapped(make_run, make_summary):
-    low, high = 0.4, 0.5
+def test_the_claims_stand_at_the_front_with_their_verdicts(make_run, make_summary):
+    low, high = [0.2] * 4, [0.9] * 4
 
     def page(simple, residual):
-        runs = {
-            "simple_cnn": [make_run(accuracies=[simple] * 4)],
-            "resnet6": [make_run("resnet6", accuracies=[residual] * 4)],
-        }
-        return front.front_page(make_summary(**runs))
+        runs = {"simple_cnn": [make_run(accuracies=simple)], "resnet6": [make_run("resnet6", accuracies=residual)]}
+        return re.sub(" +", " ", front.front_page(make_summary(**runs)))
 
-    claim = "Residual connections and batch norm do much better than the simple CNN."
-    assert "3 of the 3 that were measured come out the same here; 7 were not measured" in page(low, high)
-    assert claim not in page(low, high)
-    assert "2 of the 3 that were measured come out the same here; 7 were not measured" in page(high, low)
-    assert f"    - Not so here: {claim} (40.00% against 50.00%, -10.0 points)" in page(high, low)
+    claim = "| Residual connections and batch norm do much better than the simple CNN. | 77.06% against 64% |"
+    link = "[figure](#table-networks) |"
+    assert f"{claim} 90.00% against 20.00%, +70.0 points | **confirmed** | {link}" in page(low, high)
+    assert f"{claim} 20.00% against 90.00%, -70.0 points | **not confirmed** | {link}" in page(high, low)
+    assert "- **The write-up's 15 claims:** 3 confirmed, 1 not confirmed, 1 within noise, 10 not run" in page(low, high)
 
 
 def test_a_front_page_without_any_run(make_summary):
     summary = make_summary(simple_cnn=[], data={"source": "drawn shapes"})
     page = front.front_page(summary)
     assert "Best network" not in page
-    assert "0 of the 0 that were measured" in page
-    assert f"{len(summary['claims'])} were not measured" in page
+    assert f"claims:** {len(summary['claims'])} not run" in page
     assert "- **Data:** drawn shapes." in page
     assert "not run" in page
 

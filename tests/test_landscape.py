@@ -8,7 +8,6 @@ from torch import nn
 
 from cifarnb.data import normalize
 from cifarnb.landscape import (
-    Path,
     envelope,
     losses_around,
     principal_path,
@@ -254,10 +253,6 @@ def test_the_principal_path_is_that_of_a_singular_value_decomposition():
         assert abs((found @ axes[i]).item()) == pytest.approx(1, rel=1e-6)
         np.testing.assert_allclose(path.coordinates[:, i], differences @ found, atol=1e-5)
     np.testing.assert_allclose(path.coordinates[-1], 0, atol=1e-9)
-    again = Path.from_tensors(path.tensors())
-    assert again.explained == path.explained
-    np.testing.assert_array_equal(again.coordinates, path.coordinates)
-    assert all(torch.equal(a, b) for a, b in zip(again.directions[1], path.directions[1], strict=True))
 
 
 def test_a_straight_path_has_one_direction():

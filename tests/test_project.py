@@ -17,8 +17,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Every module may import those before it (and not all of them do).
 LAYERS = [
-    "models.lenet models.resnet models.vgg synthetic hardware claims report",
-    "models",
+    "models.lenet models.resnet models.vgg synthetic hardware significance report",
+    "models claims",
     "config data",
     "metrics runs",
     "landscape",

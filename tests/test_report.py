@@ -457,10 +457,41 @@ def test_a_failed_section_says_so_under_its_heading(report: Report) -> None:
 
 def test_a_section_that_did_not_run_has_a_heading_and_a_reason(report: Report) -> None:
     page = report.render(Section("06_summary", None, "not run", "01_one failed"))
-    assert [heading["text"] for heading in page.find("h2")] == ["Front", "05 summary", "Provenance"]
+    assert [heading["text"] for heading in page.find("h2")] == ["Front", "06 summary", "Provenance"]
     (box,) = page.find("div", "error")
     assert " ".join(box["text"].split()) == "This section did not run: 01_one failed"
-    assert "## 05 summary\n\n> **This section did not run**\n\n```text\n01_one failed\n```" in report.markdown
+    assert "## 06 summary\n\n> **This section did not run**\n\n```text\n01_one failed\n```" in report.markdown
+
+
+def test_a_section_shows_what_is_there_up_to_the_runs_that_are_missing(report: Report) -> None:
+    error = new_output("error", ename="NotRunError", evalue="seed 0 is missing", traceback=["seed 0 is missing"])
+    cells = [
+        new_markdown_cell("# One"),
+        new_code_cell("shown()", outputs=[new_output("display_data", {"text/plain": "a result"})], execution_count=1),
+        new_markdown_cell("## More"),
+        new_code_cell("missing()", outputs=[error], execution_count=2),
+        new_markdown_cell("## The rest"),
+    ]
+    page = report.render(report.section("01_one", *cells, status="not run", error="seed 0 is missing"))
+    (box,) = page.find("div", "error")
+    assert " ".join(box["text"].split()) == "The rest of this section did not run: seed 0 is missing"
+    assert "a result" in report.markdown
+    assert "missing()" not in report.markdown
+    assert "The rest\n" not in report.markdown
+    nothing = [cells[0], new_code_cell("import this"), *cells[2:]]
+    page = report.render(report.section("01_one", *nothing, status="not run", error="seed 0 is missing"))
+    (box,) = page.find("div", "error")
+    assert box["text"].split()[:3] == ["This", "section", "did"]
+    assert "import this" not in report.markdown
+
+
+def test_a_link_in_a_table_of_html_gets_the_number_of_its_figure(report: Report) -> None:
+    table = '<table><tr><td><a href="#table-t">figure</a></td><td><a href="#fig-none">figure</a></td></tr></table>'
+    shown = new_output("display_data", {"text/html": table, "text/markdown": "[figure](#table-t)"},
+                       metadata={"cifarnb": {"kind": "table", "name": "t", "caption": "A table."}})  # fmt: skip
+    report.render(report.section("01_one", new_code_cell("t()", outputs=[shown], execution_count=1)))
+    assert '<td><a href="#table-t">Table 1</a></td><td>figure</td>' in report.html
+    assert "[Table 1](#table-t)" in report.markdown
 
 
 def test_a_timeout_is_told(report: Report) -> None:

@@ -1,3 +1,6 @@
+import threading
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,11 +47,66 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     assert np.load(tmp_path / "r" / "logits.npy").tolist()[0] == [0, 2.5, 1]
 
 
+def test_the_path_of_the_weights_is_kept(tmp_path):
+    directions = [[torch.arange(6.0).reshape(2, 3) + i, torch.ones(4) * i] for i in range(2)]
+    kept = runs.WeightsPath(np.array([[1.0, 2.0], [0.5, 1 / 3], [0.0, 0.0]]), (0.75, 0.2), directions)
+    run = save(tmp_path / "r", weights_path=kept)
+    coordinates, explained = run.path_coordinates()
+    assert coordinates.tolist() == kept.coordinates.tolist()
+    assert explained == kept.explained
+    for found, expected in zip(run.path_directions(), directions, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_losses_around_the_weights_are_kept_by_what_was_computed(tmp_path):
+    run = save(tmp_path / "r")
+    what = {"along": [0, 1], "images": 5}
+    assert run.surface(what) is None
+    run.keep_surface(what, np.array([[1.0, np.inf], [0.1, 3.0]]))
+    assert run.surface(what).tolist() == [[1.0, np.inf], [0.1, 3.0]]
+    assert run.surface(what | {"images": 6}) is None
+
+
+def test_the_records_are_all_but_the_heavy_files(tmp_path):
+    run = save(tmp_path / "r", probes=pd.DataFrame({"step": [0]}))
+    runs.copy_records(run, tmp_path / "records")
+    copied = runs.load(tmp_path / "records" / "r")
+    assert copied.history.equals(run.history)
+    assert copied.losses.tolist() == run.losses.tolist()
+    assert copied.predictions().tolist() == run.predictions().tolist()
+    left_out = {path.name for path in run.path.iterdir()} - {path.name for path in copied.path.iterdir()}
+    assert left_out == {"weights.safetensors", "logits.npy"}
+
+
+def test_whoever_waits_for_a_run_says_so(tmp_path, capsys):
+    held = threading.Event()
+
+    def wait():
+        held.wait()
+        with runs.locked(tmp_path / "r"):
+            pass
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    with runs.locked(tmp_path / "r"):
+        held.set()
+        while "r: another process is at it" not in capsys.readouterr().err:
+            time.sleep(0.01)
+    waiting.join(timeout=10)
+    assert not waiting.is_alive()
+
+
 def test_the_numbers_of_a_run(tmp_path):
     run = save(tmp_path / "r")
     assert (run.final_accuracy, run.best_accuracy, run.best_epoch, run.seconds_per_epoch) == (0.2, 0.3, 2, 2.0)
     assert not run.diverged
     assert save(tmp_path / "d", losses=np.array([1.0, np.nan])).diverged
+
+
+def test_the_selected_epoch_is_the_best_on_the_images_held_out(tmp_path):
+    history = save(tmp_path / "r").history.assign(validation_accuracy=[0.1, 0.2, 0.3])
+    run = save(tmp_path / "other", history=history)
+    assert (run.selected_epoch, run.best_epoch) == (3, 2)
 
 
 def test_a_run_appears_in_one_go(tmp_path, monkeypatch):

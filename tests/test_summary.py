@@ -1,32 +1,14 @@
 import dataclasses
 import json
 import math
-import statistics
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from cifarnb.models import LABELS
-from cifarnb.summary import describe_landscape, describe_network, describe_probes, describe_rates, mean_and_interval
-
-
-@pytest.mark.parametrize("values", [[0.5, 0.6], [0.5, 0.52, 0.49], [0.1, 0.9, 0.4, 0.7, 0.2]])
-def test_the_interval_is_students(values):
-    described = mean_and_interval(values)
-    expected = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
-    assert described["mean"] == pytest.approx(np.mean(values))
-    assert described["ci95"] == pytest.approx(expected)
-    assert described["values"] == values
-
-
-def test_a_single_value_has_no_interval():
-    assert mean_and_interval([0.25]) == {"mean": 0.25, "ci95": None, "values": [0.25]}
-
-
-def test_equal_values_have_an_interval_without_width():
-    assert mean_and_interval([0.25, 0.25])["ci95"] == [0.25, 0.25]
+from cifarnb.significance import mean_and_interval
+from cifarnb.summary import describe_landscape, describe_network, describe_probes, describe_rates, loss_fluctuation
 
 
 def test_a_network_is_described_by_its_records(make_run):
@@ -38,10 +20,14 @@ def test_a_network_is_described_by_its_records(make_run):
     assert described["multiply_adds"] == 25_609_472
     assert (described["reported_accuracy"], described["reported_epochs"]) == (0.7706, 100)
     assert described["final_accuracy"] == mean_and_interval([0.5, 0.7])
-    assert (described["best_accuracy"], described["best_epoch"], described["epochs"]) == (0.6, 2, 3)
-    assert described["final_train_loss"] == statistics.fmean([1.0, 0.5])
+    assert described["best_accuracy"] == mean_and_interval([0.6, 0.7])
+    assert described["best_epochs"] == mean_and_interval([2, 3])
+    assert described["epochs"] == 3
+    assert described["final_train_loss"] == mean_and_interval([1.0, 0.5])
+    assert described["mean_train_loss"] == mean_and_interval([1.5, 1.25])
+    assert described["loss_fluctuation"] == mean_and_interval([0.5, 0.75])
     assert described["train_images"] == 200
-    assert described["seconds_per_epoch"] == 4.0  # of 2, 4 and 6
+    assert described["seconds_per_epoch"] == mean_and_interval([4.0, 4.0])  # of 2, 4 and 6
     assert described["seconds_per_image"] == pytest.approx(4 / 256)
     assert (described["device_name"], described["precision"]) == ("a small machine", "float32")
     assert described["diverged"] is False
@@ -61,7 +47,7 @@ def test_one_seed_that_diverged_is_enough(make_run):
     runs = [make_run(), make_run(seed=1, losses=[2.0, math.nan])]
     described = describe_network("simple_cnn", runs)
     assert described["diverged"] is True
-    assert math.isnan(described["final_train_loss"])
+    assert math.isnan(described["final_train_loss"]["mean"])
 
 
 def test_a_landscape_is_described_by_its_records(make_run):
@@ -73,22 +59,42 @@ def test_a_landscape_is_described_by_its_records(make_run):
     described = describe_landscape(runs)
     assert described == {
         "lrs": [1e-3, 5e-4, 1e-4],
-        "final_accuracy": {"0.001": 0.2, "0.0005": 0.6, "0.0001": 0.3},
+        "final_accuracy": {"0.001": [0.2], "0.0005": [0.6], "0.0001": [0.3]},
         "steps": 3,  # the shortest run's
-        "median_band_width": 2.0,  # of 2, 0.25 and 2
+        "median_band_width": mean_and_interval([2.0]),  # of 2, 0.25 and 2
+        "late_band_width": mean_and_interval([1.125]),  # of 0.25 and 2
+        "maximum_band_width": mean_and_interval([2.0]),
         "runs": [run.name for run in runs],
     }
     assert json.loads(json.dumps(described)) == described
 
 
+def test_every_seed_has_a_band_of_its_own(make_run):
+    losses = {0: ([3, 3], [1, 2]), 1: ([5, 5], [1, 1])}
+    runs = [
+        make_run("vgg_a", lr=lr, seed=seed, losses=of_seed)
+        for seed, both in losses.items()
+        for lr, of_seed in zip((0.1, 0.2), both, strict=True)
+    ]
+    assert describe_landscape(runs)["median_band_width"] == mean_and_interval([1.5, 4.0])
+    assert describe_landscape(runs)["lrs"] == [0.1, 0.2]
+
+
+def test_the_fluctuation_is_the_median_deviation_within_windows(make_run):
+    steps = np.random.default_rng(0).normal(size=170).astype(np.float32)
+    expected = np.median([steps[i : i + 50].std(dtype=np.float64) for i in (0, 50, 100)])
+    assert loss_fluctuation(make_run(losses=steps)) == pytest.approx(expected)
+    assert math.isnan(loss_fluctuation(make_run(losses=[1.0, math.nan])))
+
+
 def test_a_rate_that_diverged_widens_the_band_without_end(make_run):
     runs = [make_run("vgg_a", losses=[2, 1, 1]), make_run("vgg_a", lr=0.5, losses=[3, math.nan, math.nan])]
-    assert describe_landscape(runs)["median_band_width"] == math.inf
+    assert describe_landscape(runs)["median_band_width"]["mean"] == math.inf
 
 
 def test_the_band_of_rates_that_all_diverged_is_without_end(make_run):
     runs = [make_run("vgg_a", lr=lr, losses=[3, math.nan, math.nan]) for lr in (0.5, 0.6)]
-    assert describe_landscape(runs)["median_band_width"] == math.inf
+    assert describe_landscape(runs)["median_band_width"]["mean"] == math.inf
 
 
 def test_probes_are_described_by_their_medians_over_the_steps(make_run):

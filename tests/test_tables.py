@@ -58,8 +58,8 @@ def test_configuration_and_result_beside_the_write_up(make_run):
         "seeds": ("not stated", "0, 3"),
         "device": ("not stated", "a small machine, float32"),
         "seconds per epoch": ("not stated", "3"),
-        "**test accuracy, last epoch**": ("77.06%", "**37.50%**"),
-        "test accuracy, best epoch": ("at epoch 58", "60.00% (epoch 1)"),
+        "**test accuracy, last epoch**": ("77.06%", "**37.50 ± 158.83%**"),  # t(0.975, 1) = 12.706, times 12.5
+        "test accuracy, best epoch": ("at epoch 58", "42.50 ± 222.36% (epoch 1, 2)"),
     }
 
 
@@ -133,25 +133,37 @@ def test_claims_with_their_verdicts(make_run, make_summary):
     summary = make_summary(simple_cnn=worse, resnet6=better, resnet9=deeper)
     table = rows(tables.claims(summary))
     assert len(table) == len(summary["claims"])
-    evidence = "50.00% against 40.00%, +10.0 points"
-    assert table["Residual connections and batch norm do much better than the simple CNN."] == (evidence, "agrees")
-    evidence = "45.00% against 50.00%, -5.0 points"
-    assert table["More layers of the same structure do better still."] == (evidence, "does not agree")
-    assert table["VGG-A with batch norm tests better."] == ("did not run", "not run")
+    here = "50.00% against 40.00%, +10.0 points"
+    link = "[figure](#table-networks)"
+    residual = table["Residual connections and batch norm do much better than the simple CNN."]
+    assert residual == ("77.06% against 64%", here, "**within noise**", link)  # on 64 test images
+    assert table["With batch norm VGG-A tests better."] == ("–", "–", "**not run**", "–")
+    tested = rows(tables.claim_tests(summary))
+    assert "With batch norm VGG-A tests better." not in tested
+    assert "Newcombe" in tested["Residual connections and batch norm do much better than the simple CNN."][0]
 
 
-def test_accuracies_by_learning_rate(make_run):
-    rates = {1e-3: 0.5, 2e-3: 0.25, 1e-4: 0.75}
-    plain = [make_run("vgg_a", lr=lr, accuracies=[a]) for lr, a in rates.items()]
-    plain[1] = make_run("vgg_a", lr=2e-3, losses=[2.0, float("nan")])
-    normed = [make_run("vgg_a_bn", lr=lr, accuracies=[a / 2]) for lr, a in rates.items()]
-    table = tables.landscape({"vgg_a": plain, "vgg_a_bn": normed})
-    assert [*table] == ["learning rate", LABELS["vgg_a"], LABELS["vgg_a_bn"]]
-    assert rows(table) == {
-        "0.001": ("50.00%", "25.00%"),
-        "0.002": ("diverged", "12.50%"),
-        "0.0001": ("75.00%", "37.50%"),
+def test_the_width_of_the_bands():
+    described = {
+        "vgg_a": {
+            "median_band_width": {"mean": 0.5, "ci95": [0.4, 0.6]},
+            "late_band_width": {"mean": 0.25, "ci95": None},
+            "maximum_band_width": {"mean": math.inf, "ci95": [math.nan, math.nan]},
+        }
     }
+    assert rows(tables.landscape(described)) == {
+        "median over the steps": ("0.5 ± 0.1",),
+        "median over the second half": ("0.25",),
+        "maximum": ("inf",),
+    }
+
+
+def test_the_epoch_that_images_held_out_select_is_told(make_run):
+    run = make_run(accuracies=[0.3, 0.5, 0.4], validation_size=10)
+    run.history["validation_accuracy"] = [0.1, 0.2, 0.3]
+    table = rows(tables.config_and_result([run]))
+    assert table["test accuracy, best epoch on the images held out"] == ("not stated", "40.00% (epoch 3)")
+    assert table["test accuracy, best epoch"][1] == "50.00% (epoch 2)"
 
 
 def test_accuracies_over_many_rates_and_seeds():
@@ -196,25 +208,26 @@ def test_walks_by_kind_measure_and_network():
             "long steps": {"vgg_a": [nothing, plain], "vgg_a_bn": [plain]},
         }
     )
-    measures = ["range of the loss", "change of the gradient", "β"]
-    assert [*table] == ["walk", *(f"{measure}, {label}" for measure in measures for label in ("VGG-A", "VGG-A + BN"))]
-    assert rows(table) == {
-        "steps of SGD": ("2", "diverged", "1,230", "diverged", "0.0123", "diverged"),
-        "long steps": ("2 (1 diverged)", "2", "1,230 (1 diverged)", "1,230", "0.0123 (1 diverged)", "0.0123"),
-    }
+    assert [*table] == ["walk", "median over the steps", "VGG-A", "VGG-A + BN"]
+    assert [*map(tuple, table.itertuples(index=False))] == [
+        ("steps of SGD", "range of the loss", "2", "diverged"),
+        ("steps of SGD", "change of the gradient", "1,230", "diverged"),
+        ("steps of SGD", "β", "0.0123", "diverged"),
+        ("long steps", "range of the loss", "2 (1 diverged)", "2"),
+        ("long steps", "change of the gradient", "1,230 (1 diverged)", "1,230"),
+        ("long steps", "β", "0.0123 (1 diverged)", "0.0123"),
+    ]
 
 
 def test_walks_over_several_seeds_have_their_interval():
     seeds = [probed([0.0], [loss], [100 * loss], [1.0]) for loss in (1.0, 2.0, 6.0)]
-    (cells,) = rows(tables.probes({"steps": {"vgg_a": seeds}})).values()
     # mean 3, deviation √7, t(0.975, 2) = 4.3027: 4.3027 · √7 / √3 = 6.5725
-    assert cells == ("3 ± 6.6", "300 ± 660", "1 ± 0")
+    assert tables.probes({"steps": {"vgg_a": seeds}})["VGG-A"].tolist() == ["3 ± 6.6", "300 ± 660", "1 ± 0"]
 
 
 def test_an_accuracy_over_several_seeds_has_its_interval():
-    several = {"final_accuracy": {"mean": 0.5, "ci95": [0.475, 0.525], "values": [0.49, 0.51]}}
-    assert tables.accuracy(several) == "50.00 ± 2.50%"
-    assert tables.accuracy({"final_accuracy": {"mean": 0.5, "ci95": None, "values": [0.5]}}) == "50.00%"
+    assert tables.accuracy({"mean": 0.5, "ci95": [0.475, 0.525], "values": [0.49, 0.51]}) == "50.00 ± 2.50%"
+    assert tables.accuracy({"mean": 0.5, "ci95": None, "values": [0.5]}) == "50.00%"
 
 
 def test_percent():
