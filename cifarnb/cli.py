@@ -117,6 +117,37 @@ def bench(
         json_file.write_text(json.dumps([asdict(measurement) for measurement in found], indent=2) + "\n")
 
 
+@app.command(epilog="Example: cifarnb verify reports/full --data ~/cifar10.npz")
+def verify(
+    folder: Annotated[Path, typer.Argument(help="The folder of a report, which holds summary.json.")],
+    data: Annotated[
+        str | None, typer.Option(help="The report's data: by default cifar10, or synthetic if it was made on that.")
+    ] = None,
+    retrain_epochs: Annotated[
+        int, typer.Option(min=0, help="Also repeat so many epochs of every run, and compare the losses.")
+    ] = 0,
+) -> None:
+    """Check a report without training: weights, records of the runs, and every number in it.
+
+    The exit code is 0 if all is well and 1 if not.
+    """
+    from cifarnb.verify import verify
+
+    _prefer(data)
+    ok = True
+    with _one_line_errors():
+        for check in verify(
+            folder, data, retrain_epochs=retrain_epochs, tick=lambda what: typer.echo(f"… {what}", err=True)
+        ):
+            typer.secho(
+                f"{'ok  ' if check.ok else 'FAIL'} {check.what}: {check.detail}", fg=None if check.ok else "red"
+            )
+            ok &= check.ok
+    typer.echo("all is well" if ok else "not all is well")
+    if not ok:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: cifarnb models --layers")
 def models(
     layers: Annotated[bool, typer.Option("--layers", help="Also every layer with its output shape.")] = False,

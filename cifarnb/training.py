@@ -76,7 +76,13 @@ def make_schedule(optimizer: Optimizer, config: Config, steps_per_epoch: int) ->
 
 
 def fit(
-    model: nn.Module, dataset: Dataset, config: Config, checkpoint: Path | None = None, *, progress: bool = True
+    model: nn.Module,
+    dataset: Dataset,
+    config: Config,
+    checkpoint: Path | None = None,
+    *,
+    stop_after: int | None = None,
+    progress: bool = True,
 ) -> Trained:
     """Train the model in place.
 
@@ -88,16 +94,23 @@ def fit(
 
     With ``checkpoint``, finished epochs are saved there (every one, unless writing takes more than CHECKPOINT_SHARE of
     the time), and what is already there is gone on from.  Training stops early only when the loss is no longer finite.
+    ``stop_after`` ends it after so many of the config's epochs, with the schedule of all.
     ``probe_every`` and ``keep_path`` measure on the way; they change nothing in the training.
     ``progress`` announces the time that it will take, and shows a bar where somebody watches.
     """
     device = resolve_device(config.device)
     with working_on(device):
-        return _fit(model, dataset, config, checkpoint, device, progress)
+        return _fit(model, dataset, config, checkpoint, device, stop_after or config.epochs, progress)
 
 
 def _fit(
-    model: nn.Module, dataset: Dataset, config: Config, checkpoint: Path | None, device: torch.device, progress: bool
+    model: nn.Module,
+    dataset: Dataset,
+    config: Config,
+    checkpoint: Path | None,
+    device: torch.device,
+    end: int,
+    progress: bool,
 ) -> Trained:
     precision = resolve_precision(config.precision, device)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -175,7 +188,7 @@ def _fit(
     first_timed, last_timed = min(SETTLED, steps_per_epoch // 2), min(3 * SETTLED, steps_per_epoch)
     announced = not progress
     saved, saving = time.perf_counter(), 0.0  # when the last checkpoint was written, and how long that took
-    for epoch in range(len(history), config.epochs):
+    for epoch in range(len(history), min(end, config.epochs)):
         started = time.perf_counter()
         lr = float(optimizer.param_groups[0]["lr"])
         generator = epoch_generator(config.seed, epoch)

@@ -26,6 +26,7 @@ LAYERS = [
     "experiment sections front",
     "summary bench",
     "build",
+    "verify",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,298 @@
+"""Check a rendered report without training: its weights, its run records, and every number in it."""
+
+import base64
+import difflib
+import html
+import json
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import safetensors
+import safetensors.torch
+
+from cifarnb import data, sections
+from cifarnb.build import finished_runs, headline_runs, make_summary, render_report, weights_name
+from cifarnb.config import Config, ConfigError
+from cifarnb.data import Dataset
+from cifarnb.hardware import resolve_device, working_on
+from cifarnb.metrics import predict
+from cifarnb.models import build_model, count_parameters
+from cifarnb.report import Section
+from cifarnb.runs import Run
+from cifarnb.training import fit, split
+
+# Of 10,000 predictions of the simple CNN, float32 in place of bfloat16 changes 59, and 6 from right to wrong or back;
+# another seed's weights change thousands.
+PREDICTIONS_TOLERANCE = 0.015  # of the test images may be given another class than recorded
+ACCURACY_TOLERANCE = 0.003
+FIGURE_TOLERANCE = 0.02  # mean difference of the pixels (0 to 1): other fonts, not other curves
+# A repeated run on another machine rounds differently, but sees the same batches: its loss goes up and down with the
+# recorded one from step to step.  Another seed's does not.
+CORRELATION = 0.5  # of the changes from step to step, at the least
+MEAN_TOLERANCE = 0.05  # relative, of the mean over the repeated steps
+WHERE = re.compile(r"\s*(data|runs_dir|jobs|train|device) = ")  # parameters that say where, not what
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the result."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def verify(
+    folder: Path, data_spec: str | None = None, *, retrain_epochs: int = 0, tick: Callable[[str], object] = print
+) -> Iterator[Check]:
+    """Check a report's folder; yields what was checked, one by one, and ``tick`` is told what comes next.
+
+    The data must be that of the report.  The sections are executed again on the report's own records, without
+    training, and what is rendered from them is compared with the report, number by number.  ``retrain_epochs`` repeats
+    so many epochs of every run and compares the losses.  Raises ConfigError if there is no report, DataError if the
+    data cannot be read.
+    """
+    summary = _read_summary(folder)
+    profile, stated = summary["profile"], summary["data"]
+    if data_spec is None and not stated["cifar10"] and stated["source"].startswith("synthetic"):
+        data_spec = "synthetic"
+    dataset = data.load(data_spec or "cifar10")
+    same = dataset.fingerprint == stated["fingerprint"]
+    yield Check("data", same, f"fingerprint {dataset.fingerprint[:16]}…" + ("" if same else ", not the report's"))
+    if not same:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        runs_dir = Path(scratch) / "runs"
+        if (folder / "runs").is_dir():
+            shutil.copytree(folder / "runs", runs_dir)
+        overrides = {"profile": profile, "train": False, "runs_dir": str(runs_dir), "data": data_spec or "cifar10"}
+        tick("records of the runs")
+        try:
+            found = finished_runs(profile, dataset, overrides)
+        except (OSError, ValueError, KeyError) as error:
+            yield Check("records", False, f"cannot be read: {_one_line(error)}")
+            return
+        yield _check_runs_are_there(found, runs_dir, summary, profile)
+        faults = {run.name: fault for run in found if (fault := record_fault(run, dataset))}
+        yield from (Check(f"record {name}", False, fault) for name, fault in faults.items())
+        yield Check("records", not faults, f"{len(found) - len(faults)} of {len(found)} agree with themselves")
+        for run in headline_runs(found, summary):
+            tick(f"weights of {run.name}")
+            yield check_weights(run, folder / weights_name(run), summary, dataset)
+        tick("numbers of the report")
+        yield from _check_numbers(folder, summary, dataset, overrides, found, Path(scratch))
+        for run in found if retrain_epochs else ():
+            tick(f"first epochs of {run.name}")
+            yield check_losses(run, dataset, retrain_epochs)
+
+
+def _read_summary(folder: Path) -> dict[str, Any]:
+    file = folder / "summary.json"
+    try:
+        summary = json.loads(file.read_text())
+        facts = summary["data"]
+        assert {"cifar10", "source", "fingerprint"} <= {*facts} and {"sections", "networks", "origin"} <= {*summary}
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); verify takes the folder of a report") from None
+    except (ValueError, TypeError, KeyError, AssertionError):
+        raise ConfigError(f"{file}: is not the summary of a report") from None
+    if summary.get("profile") not in sections.PROFILES:
+        raise ConfigError(f"{file}: profile: {summary.get('profile')!r} does not exist")
+    return dict(summary)
+
+
+def _check_runs_are_there(found: Sequence[Run], runs_dir: Path, summary: dict[str, Any], profile: str) -> Check:
+    names = {run.name for run in found}
+    stated = {name for network in summary["networks"] for name in network["runs"] or []}
+    folders = {path.name for path in runs_dir.glob("*-*")}
+    if missing := stated - names:
+        return Check("runs", False, f"no record of {', '.join(sorted(missing))}")
+    if strange := folders - names:
+        return Check("runs", False, f"{', '.join(sorted(strange))}: not a run of the profile {profile} on this data")
+    return Check("runs", True, f"{len(names)} records")
+
+
+def record_fault(run: Run, dataset: Dataset) -> str:
+    """What in a run's record contradicts the rest of it; nothing if nothing does."""
+    config, history, parts = run.config, run.history, split(dataset, run.config)
+    images, labels = len(parts["train"][1]), parts["test"][1].numpy()
+    per_epoch = -(-images // config.batch_size)
+    if len(history) != config.epochs and not (run.diverged and 0 < len(history) < config.epochs):
+        return f"history.json has {len(history)} of {config.epochs} epochs"
+    if len(run.losses) != per_epoch * len(history):
+        return f"losses.npy has {len(run.losses):,} steps, not {per_epoch * len(history):,}"
+    sizes = np.full(per_epoch, config.batch_size)
+    sizes[-1] = images - (per_epoch - 1) * config.batch_size
+    means = run.losses.reshape(-1, per_epoch).astype(np.float64) @ sizes / images
+    if not np.allclose(means, history["train_loss"], rtol=1e-6, equal_nan=True):
+        epoch = 1 + int(np.argmin(np.isclose(means, history["train_loss"], rtol=1e-6, equal_nan=True)))
+        return f"train_loss of epoch {epoch} is not the mean of losses.npy"
+    try:
+        predictions = run.predictions()
+    except (OSError, ValueError) as error:
+        return f"predictions.npy cannot be read: {_one_line(error)}"
+    if predictions.shape != labels.shape:
+        return f"predictions.npy has shape {predictions.shape}, not {labels.shape}"
+    if not math.isclose((predictions == labels).mean(), run.final_accuracy):
+        return f"test_accuracy {run.final_accuracy:.4f} is not that of predictions.npy"
+    made = run.provenance
+    if (made["data"]["fingerprint"], made["train_images"], made["test_images"]) != (
+        dataset.fingerprint,
+        images,
+        len(labels),
+    ):
+        return "provenance.json names other data"
+    return ""
+
+
+def check_weights(run: Run, file: Path, summary: dict[str, Any], dataset: Dataset) -> Check:
+    """A weight file loads, has the stated parameters, and predicts what the run predicted."""
+    what = f"weights {file.name}"
+    network = next(network for network in summary["networks"] if network["run"] == run.name)
+    model = build_model(run.config.model)
+    try:
+        weights = safetensors.torch.load_file(file)
+        model.load_state_dict(weights)
+    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
+        return Check(what, False, f"cannot be loaded: {_one_line(error)}")
+    if (count := count_parameters(model)) != network["parameters"]:
+        return Check(what, False, f"{count:,} parameters, not {network['parameters']:,}")
+    images, labels = split(dataset, run.config)["test"]
+    device = resolve_device()
+    with working_on(device):
+        logits = predict(model.to(device), images.to(device), run.config.precision).cpu()
+    predictions = logits.argmax(1)
+    right = int((predictions == labels).sum())
+    stated = round(run.final_accuracy * len(labels))
+    other = int((predictions.numpy() != run.predictions()).sum())
+    allowed_right, allowed_other = (
+        math.ceil(share * len(labels)) for share in (ACCURACY_TOLERANCE, PREDICTIONS_TOLERANCE)
+    )
+    return Check(
+        what,
+        abs(right - stated) <= allowed_right and other <= allowed_other,
+        f"{count:,} parameters; {right:,} of {len(labels):,} right, stated {stated:,} (± {allowed_right}); "
+        f"{other} predicted otherwise (at most {allowed_other})",
+    )
+
+
+def _check_numbers(
+    folder: Path, summary: dict[str, Any], dataset: Dataset, overrides: dict[str, Any], found: list[Run], scratch: Path
+) -> Iterator[Check]:
+    """Execute and render again, from the records alone, and compare."""
+    for run in headline_runs(found, summary):
+        with_weights = folder / weights_name(run)
+        if with_weights.exists():
+            shutil.copyfile(with_weights, run.path / "weights.safetensors")
+    ran = [s["name"] for s in summary["sections"] if s["status"] == "ok" or s["error"]]
+    profile = summary["profile"]
+    done = {s.name: s for s in sections.execute(ran, profile, scratch / "notebooks", overrides)}
+    again = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
+    expected = make_summary(profile, dataset, overrides, again, summary["origin"])
+    # As JSON has it: tuples are lists, and a float is what its digits say.
+    difference = first_difference(summary, json.loads(json.dumps(expected)))
+    yield Check("summary.json", not difference, difference or "every number is that of the records")
+    out = scratch / "report"
+    render_report(again, expected, found, out)
+    for name in ("report.md", "report.html"):
+        yield check_page(folder / name, out / name)
+    yield check_figures(folder, out)
+
+
+def check_page(file: Path, expected: Path) -> Check:
+    """A page says what the one says that was rendered from the records."""
+    try:
+        stated = _lines(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        return Check(file.name, False, f"cannot be read: {_one_line(error)}")
+    fault = _first_different_line(stated, _lines(expected.read_text(encoding="utf-8")))
+    return Check(file.name, not fault, fault or f"{len(stated):,} lines are those that the records give")
+
+
+def _lines(page: str) -> list[str]:
+    """The lines of a page that a reader sees, without pictures and without parameters that say where, not what."""
+    page = re.sub(r'src="data:image/png;base64,[^"]*"', "", page)
+    page = html.unescape(re.sub(r"<[^>]*>", "", page)) if page.startswith("<!DOCTYPE") else page
+    return [line.strip() for line in page.splitlines() if line.strip() and not WHERE.match(line)]
+
+
+def _first_different_line(stated: list[str], expected: list[str]) -> str:
+    for tag, i, _, j, _ in difflib.SequenceMatcher(None, stated, expected, autojunk=False).get_opcodes():
+        if tag != "equal":
+            here, there = (lines[at] if at < len(lines) else "the end" for lines, at in ((stated, i), (expected, j)))
+            return f"says {_around(here, there)!r}, where the records give {_around(there, here)!r}"
+    return ""
+
+
+def _around(line: str, other: str, width: int = 60) -> str:
+    """The part of a line where it begins to differ from another."""
+    at = next((i for i, (a, b) in enumerate(zip(line, other, strict=False)) if a != b), min(len(line), len(other)))
+    return line[max(0, at - width // 2) : at + width // 2]
+
+
+def first_difference(stated: Any, expected: Any, where: str = "") -> str:
+    """Say where two structures of JSON first differ, and how; nothing if they are equal."""
+    if isinstance(stated, dict) and isinstance(expected, dict):
+        for key in dict.fromkeys([*stated, *expected]):
+            missing = "nothing"
+            if fault := first_difference(stated.get(key, missing), expected.get(key, missing), f"{where}.{key}"):
+                return fault
+        return ""
+    if isinstance(stated, list) and isinstance(expected, list) and len(stated) == len(expected):
+        faults = (
+            first_difference(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(stated, expected, strict=True))
+        )
+        return next((fault for fault in faults if fault), "")
+    return "" if stated == expected else f"{where.strip('.')} is {stated!r}, but the records give {expected!r}"
+
+
+def check_figures(folder: Path, out: Path) -> Check:
+    """Every figure is there, in both pages, and shows what the records give."""
+    page = folder / "report.html"
+    found = re.findall(r'src="data:image/png;base64,([^"]*)"', page.read_text()) if page.exists() else []
+    embedded = {base64.b64decode(image) for image in found}
+    drawn = sorted((out / "figures").glob("*.png"))
+    for path in drawn:
+        file = folder / "figures" / path.name
+        if not file.exists():
+            return Check("figures", False, f"{path.name} is missing")
+        try:
+            stated, expected = (matplotlib.image.imread(image)[..., :3] for image in (file, path))
+        except Exception as error:  # what decoders raise on a damaged file has no common base
+            return Check("figures", False, f"{path.name} cannot be read: {_one_line(error)}")
+        if stated.shape != expected.shape or np.abs(stated - expected).mean() > FIGURE_TOLERANCE:
+            return Check("figures", False, f"{path.name} does not show what the records give")
+        if file.read_bytes() not in embedded:
+            return Check("figures", False, f"{path.name} is not the one in report.html")
+    return Check("figures", True, f"{len(drawn)} figures show what the records give")
+
+
+def check_losses(run: Run, dataset: Dataset, epochs: int) -> Check:
+    """Repeat the first epochs of a run and compare the training loss of their steps."""
+    config: Config = run.config.replace(probe_every=0, keep_path=False) if run.config.epochs > 1 else run.config
+    repeated = fit(build_model(config.model, config.seed), dataset, config, stop_after=epochs, progress=False).losses
+    recorded = run.losses[: len(repeated)]
+    repeated = repeated[: len(recorded)]
+    same = int((repeated == recorded).sum())
+    with np.errstate(invalid="ignore"):
+        together = float(np.corrcoef(np.diff(repeated), np.diff(recorded))[0, 1]) if len(recorded) > 2 else 1.0
+        apart = abs(float(repeated.mean() / recorded.mean()) - 1)
+    diverged = not np.isfinite(recorded).all() and not np.isfinite(repeated).all()
+    return Check(
+        f"losses {run.name}",
+        diverged or same == len(recorded) or (together >= CORRELATION and apart <= MEAN_TOLERANCE),
+        f"{same:,} of {len(recorded):,} steps bit for bit; changes from step to step correlate by {together:.3f} (at "
+        f"least {CORRELATION:g}), the mean differs by {apart:.2%} (at most {MEAN_TOLERANCE:.0%})",
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,215 @@
+"""A report that was tampered with does not pass; the smoke report as it was made does."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+from cifarnb import runs
+from cifarnb import verify as verify_module
+from cifarnb.config import ConfigError
+from cifarnb.data import load
+from cifarnb.models import build_model
+from cifarnb.report import Section
+from cifarnb.verify import (
+    check_figures,
+    check_losses,
+    check_page,
+    check_weights,
+    first_difference,
+    record_fault,
+    verify,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load("synthetic")
+
+
+@pytest.fixture(scope="module")
+def summary(smoke):
+    return json.loads((smoke / "summary.json").read_text())
+
+
+@pytest.fixture
+def report(smoke, tmp_path):
+    """A copy of the smoke report, to be tampered with."""
+    return shutil.copytree(smoke, tmp_path / "report")
+
+
+def run_of(report, model):
+    return runs.load(next((report / "runs").glob(f"{model}-*")))
+
+
+def edit(file, pattern, replacement):
+    text = file.read_text()
+    changed, count = re.subn(pattern, replacement, text, count=1)
+    assert count == 1
+    assert changed != text
+    file.write_text(changed)
+
+
+def test_a_report_as_it_was_made_passes(report):
+    command = [sys.executable, "-m", "cifarnb", "verify", str(report)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all is well" in done.stdout
+    for what in ("data", "runs", "records", "weights vgg_a_bn.safetensors", "summary.json", "report.md", "report.html"):
+        assert f"ok   {what}: " in done.stdout
+    assert "FAIL" not in done.stdout
+
+
+def test_tampering_is_found_on_the_whole_way(report, smoke, monkeypatch):
+    """With the notebooks that were executed for the report in place of those executed again."""
+
+    def execute(names, *_):
+        return [Section(name, smoke / "notebooks" / f"{name}.ipynb", "ok") for name in names]
+
+    monkeypatch.setattr(verify_module.sections, "execute", execute)
+
+    def failed():
+        return {check.what: check.detail for check in verify(report, tick=lambda _: None) if not check.ok}
+
+    assert failed() == {}
+    run = run_of(report, "simple_cnn")
+    history = json.loads((run.path / "history.json").read_text())
+    (run.path / "history.json").write_text(json.dumps({name: column[:-1] for name, column in history.items()}))
+    shutil.copy(report / "weights" / "resnet6.safetensors", report / "weights" / "resnet9.safetensors")
+    found = failed()
+    assert found[f"record {run.name}"] == "history.json has 2 of 3 epochs"
+    assert "cannot be loaded" in found["weights resnet9.safetensors"]
+    assert "networks[0].final_accuracy.mean is" in found["summary.json"]
+    assert {"records", "report.md", "report.html"} <= {*found}
+    run.path.rename(run.path.with_name("simple_cnn-0123456789ab"))
+    assert run.name in failed()["runs"]
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html"])
+def test_a_changed_digit_in_a_page_is_found(report, smoke, name):
+    assert check_page(report / name, smoke / name).ok
+    edit(report / name, r"(\d\d\.\d)(\d)%", lambda match: f"{match[1]}{(int(match[2]) + 1) % 10}%")
+    found = check_page(report / name, smoke / name)
+    assert not found.ok
+    assert "where the records give" in found.detail
+    (report / name).unlink()
+    assert "cannot be read" in check_page(report / name, smoke / name).detail
+
+
+def test_where_a_report_was_made_is_not_what_it_says(report, smoke):
+    edit(report / "report.md", r'runs_dir = "[^"]*"', 'runs_dir = "/elsewhere"')
+    assert check_page(report / "report.md", smoke / "report.md").ok
+    edit(report / "report.md", r"epochs = (\d)", lambda match: f"epochs = {int(match[1]) + 1}")
+    assert not check_page(report / "report.md", smoke / "report.md").ok
+
+
+def test_a_changed_digit_in_the_summary_is_found(summary):
+    changed = json.loads(json.dumps(summary))
+    assert first_difference(changed, summary) == ""
+    changed["networks"][1]["final_accuracy"]["values"][0] += 1e-9
+    assert first_difference(changed, summary).startswith("networks[1].final_accuracy.values[0] is 0.")
+    assert first_difference({"a": [1, 2]}, {"a": [1]}) == "a is [1, 2], but the records give [1]"
+    assert first_difference({"a": 1, "b": None}, {"a": 1}) == "b is None, but the records give 'nothing'"
+
+
+def test_a_swapped_weight_file_is_found(report, summary, dataset):
+    run, weights = run_of(report, "simple_cnn"), report / "weights" / "simple_cnn.safetensors"
+    assert check_weights(run, weights, summary, dataset).ok
+    safetensors.torch.save_file(build_model("simple_cnn", 99).state_dict(), weights)
+    swapped = check_weights(run, weights, summary, dataset)
+    assert not swapped.ok
+    assert "predicted otherwise" in swapped.detail
+
+
+@pytest.mark.parametrize("damage", ["cut off", "missing", "empty", "another network"])
+def test_a_damaged_weight_file_is_found(report, summary, dataset, damage):
+    weights = report / "weights" / "simple_cnn.safetensors"
+    whole = weights.read_bytes()
+    match damage:
+        case "cut off":
+            weights.write_bytes(whole[: len(whole) // 2])
+        case "missing":
+            weights.unlink()
+        case "empty":
+            weights.write_bytes(b"")
+        case _:
+            shutil.copy(report / "weights" / "resnet6.safetensors", weights)
+    found = check_weights(run_of(report, "simple_cnn"), weights, summary, dataset)
+    assert not found.ok
+    assert "cannot be loaded" in found.detail
+
+
+def test_a_record_that_contradicts_itself_is_found(report, dataset):
+    path = run_of(report, "resnet9").path
+    kept = {file.name: file.read_bytes() for file in path.iterdir()}
+    assert record_fault(runs.load(path), dataset) == ""
+
+    def fault_after(name, change):
+        change(path / name)
+        fault = record_fault(runs.load(path), dataset)
+        (path / name).write_bytes(kept[name])
+        return fault
+
+    def change_history(column):
+        def change(file):
+            history = json.loads(file.read_text())
+            history[column][1] += 0.01
+            file.write_text(json.dumps(history))
+
+        return change
+
+    def cut(file):
+        np.save(file, np.load(file)[:1])
+
+    assert "train_loss of epoch 2 is not the mean" in fault_after("history.json", change_history("train_loss"))
+    assert "is not that of predictions.npy" in fault_after("history.json", change_history("test_accuracy"))
+    assert "losses.npy has 1 steps" in fault_after("losses.npy", cut)
+    assert "predictions.npy has shape (1,)" in fault_after("predictions.npy", cut)
+    assert "predictions.npy cannot be read" in fault_after("predictions.npy", lambda file: file.unlink())
+    other = r'"fingerprint": "..', '"fingerprint": "zz'
+    assert "names other data" in fault_after("provenance.json", lambda file: edit(file, *other))
+
+
+def test_figures_are_compared(report, smoke):
+    assert check_figures(report, smoke).ok
+    first, second = sorted((report / "figures").glob("*.png"))[4:6]
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    assert check_figures(report, smoke).detail == f"{first.name} does not show what the records give"
+    first.write_bytes(kept + b" ")
+    assert check_figures(report, smoke).detail == f"{first.name} is not the one in report.html"
+    first.unlink()
+    assert check_figures(report, smoke).detail == f"{first.name} is missing"
+
+
+def test_other_data_is_told_at_once(report, tmp_path):
+    images, labels = np.zeros((20, 32, 32, 3), np.uint8), np.arange(20, dtype=np.uint8) % 10
+    np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    (found,) = verify(report, str(tmp_path / "other.npz"), tick=lambda _: None)
+    assert (found.what, found.ok) == ("data", False)
+    assert "not the report's" in found.detail
+
+
+def test_a_repeated_epoch_has_the_recorded_losses(report, dataset):
+    run = run_of(report, "simple_cnn")
+    found = check_losses(run, dataset, 1)
+    assert found.ok
+    assert f"of {len(run.losses) // 3} steps" in found.detail
+    assert not check_losses(dataclasses.replace(run, losses=run.losses * np.float32(1.1)), dataset, 1).ok
+    another = dataclasses.replace(run, config=run.config.replace(seed=5))
+    assert not check_losses(another, dataset, 1).ok
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"profile": "quick"}', '{"profile": "other"}'])
+def test_what_is_no_report_is_told_in_one_line(tmp_path, content):
+    if content is not None:
+        (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"summary\.json: ") as refused:
+        list(verify(tmp_path))
+    assert "\n" not in str(refused.value)
