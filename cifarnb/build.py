@@ -15,7 +15,7 @@ from cifarnb.data import DataError, Dataset
 from cifarnb.display import weights_file
 from cifarnb.models import LABELS
 from cifarnb.report import Section, render
-from cifarnb.runs import Run, atomic_write, copy_records, describe_origin, project_root
+from cifarnb.runs import Run, atomic_write, copy_records, describe_origin, locked, project_root
 from cifarnb.summary import summarize
 
 HALF_ABOVE = 5_000_000  # parameters: larger networks' weights are kept in float16
@@ -62,7 +62,24 @@ def build_report(
     overrides["data"] = asked
     out = out or project_root() / "reports" / profile
     _check_writable(out)
+    if train:
+        _check_writable(project_root() / overrides.get("runs_dir", "runs"))
+    with locked(out / "report"):
+        return _build(profile, dataset, out, wanted, overrides, train=train, jobs=jobs, timeout=timeout, say=say)
 
+
+def _build(
+    profile: str,
+    dataset: Dataset,
+    out: Path,
+    wanted: Sequence[str],
+    overrides: dict[str, Any],
+    *,
+    train: bool,
+    jobs: int,
+    timeout: int | None,
+    say: Callable[[str], None],
+) -> bool:
     say(f"{profile}: {len(wanted)} sections on {dataset.source}")
     if jobs > 1 and train:
         ahead = [config for section in wanted for config in sections.all_configs(section, profile, overrides)]

@@ -2,9 +2,10 @@
 
 import json
 import os
+import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ def _one_line_errors() -> Iterator[None]:
     """End with exit code 2 and one line for what a user can mend; a traceback is for faults of ours."""
     from cifarnb.config import ConfigError
     from cifarnb.data import DataError
+    from cifarnb.runs import RunError
 
     def show(message: Any, *_: Any, **__: Any) -> None:
         typer.secho(f"cifarnb: {message}", err=True, fg="yellow", bold=True)
@@ -33,9 +35,26 @@ def _one_line_errors() -> Iterator[None]:
         warnings.showwarning = show
         try:
             yield
-        except (ConfigError, DataError) as error:
+        except (ConfigError, DataError, RunError) as error:
             typer.secho(f"cifarnb: {error}", err=True, fg="red")
             raise typer.Exit(2) from None
+
+
+def _stop_at_once(advice: str) -> None:
+    """At Ctrl-C end this process and all that it started, without waiting for them.
+
+    Every file is written in one step, so nothing is lost by it but the epoch that is under way.
+    """
+    import psutil
+
+    def stop(*_: Any) -> None:
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        typer.secho(f"\ncifarnb: stopped; {advice}", err=True, fg="yellow", bold=True)
+        os._exit(130)  # as a shell calls it; exit handlers would wait for threads
+
+    signal.signal(signal.SIGINT, stop)
 
 
 def _prefer(data: str | None) -> None:
@@ -72,6 +91,7 @@ def report(
     from cifarnb.build import build_report
 
     _prefer(data)
+    _stop_at_once("finished epochs are kept: the same command goes on from there")
     with _one_line_errors():
         ok = build_report(profile, data, out, section, runs, train=train, jobs=jobs, timeout=timeout, say=typer.echo)
     if not ok:

@@ -126,4 +126,5 @@ def unknown_name(name: str, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     near = difflib.get_close_matches(name, allowed, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"{name}: unknown{hint}; allowed: {', '.join(allowed)}"
+    shown = name if name.strip() and name.isprintable() else repr(name)
+    return f"{shown}: unknown{hint}; allowed: {', '.join(allowed)}"

@@ -20,8 +20,8 @@ from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
 from cifarnb.landscape import losses_around, random_direction
 from cifarnb.models import LABELS, build_model
-from cifarnb.runs import NotRunError, Run
-from cifarnb.training import fit, is_watched, split
+from cifarnb.runs import NotRunError, Run, RunError
+from cifarnb.training import Trained, fit, is_watched, split
 
 
 def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, progress: bool = True) -> Run:
@@ -29,15 +29,18 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
 
     ``progress`` announces how long training takes, and shows a bar where somebody watches.
     """
-    if found := find(config, dataset, runs_dir):
+    if found := find(config, dataset, runs_dir, whole=True):
         return found
     config = _resolved(config)
     path = _path(config, dataset, runs_dir)
     with runs.locked(path):
-        if (path / "provenance.json").exists():  # another process was faster
-            return runs.load(path)
+        if path.exists():
+            try:
+                return _load_whole(path)  # another process was faster
+            except RunError as error:
+                print(f"{error}; set aside as {runs.set_aside(path).name}, trained again", file=sys.stderr, flush=True)
         model = build_model(config.model, config.seed)
-        trained = fit(model, dataset, config, runs.unfinished(path) / "checkpoint.pt", progress=progress)
+        trained = _fit(model, dataset, config, runs.unfinished(path) / "checkpoint.pt", progress=progress)
         device = resolve_device(config.device)
         provenance = {
             **runs.describe_origin(),
@@ -50,17 +53,33 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
             "data": {"source": dataset.source, "fingerprint": dataset.fingerprint, "cifar10": dataset.is_cifar10},
             "wall_seconds": trained.seconds,
         }
-        return runs.save(
-            path,
-            config,
-            trained.history,
-            trained.losses,
-            trained.logits,
-            model.state_dict(),
-            provenance,
-            trained.probes,
-            trained.path,
-        )
+        try:
+            return runs.save(
+                path,
+                config,
+                trained.history,
+                trained.losses,
+                trained.logits,
+                model.state_dict(),
+                provenance,
+                trained.probes,
+                trained.path,
+            )
+        except OSError as error:
+            raise RunError(
+                f"{path}: cannot be saved ({error.strerror or error}); its last checkpoint is kept, so make room and "
+                "start again"
+            ) from None
+
+
+def _fit(model: nn.Module, dataset: Dataset, config: Config, checkpoint: Path, *, progress: bool) -> Trained:
+    """Train, with what can go wrong told in one line."""
+    try:
+        return fit(model, dataset, config, checkpoint, progress=progress)
+    except torch.OutOfMemoryError:
+        smaller = f"; try batch_size {config.batch_size // 2}" if config.batch_size > 1 else ""
+        where = device_name(resolve_device(config.device))
+        raise RunError(f"{describe(config)}: out of memory on {where}{smaller}") from None
 
 
 def run_all(
@@ -165,10 +184,22 @@ def _train_there(
     return config, files, ""
 
 
-def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run | None:
-    """The finished run of this config on this data, or None; trains nothing."""
+def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, whole: bool = False) -> Run | None:
+    """The finished run of this config on this data, or None if there is none that can be read; trains nothing.
+
+    A ``whole`` one has its weights, too.
+    """
     path = _path(_resolved(config), dataset, runs_dir)
-    return runs.load(path) if (path / "provenance.json").exists() else None
+    try:
+        return (_load_whole if whole else runs.load)(path) if path.exists() else None
+    except RunError:
+        return None
+
+
+def _load_whole(path: Path) -> Run:
+    if not (path / "weights.safetensors").exists():
+        raise RunError(f"{path / 'weights.safetensors'}: missing")
+    return runs.load(path)
 
 
 def trained_model(run: Run) -> nn.Module:

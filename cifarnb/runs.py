@@ -17,6 +17,7 @@ It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a 
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -33,6 +34,7 @@ from typing import Any
 import filelock
 import numpy as np
 import pandas as pd
+import safetensors
 import safetensors.torch
 import torch
 import torchvision
@@ -43,6 +45,10 @@ from cifarnb.config import Config
 
 HEAVY = ("weights.safetensors", "logits.npy", "path.safetensors")  # what a report's records do without
 RESULTS_VERSION = 1  # raised when a change to the networks or to the training changes what a config computes
+
+
+class RunError(RuntimeError):
+    """A run cannot be made, kept or read; the message names it, says what is wrong and, where it helps, what to do."""
 
 
 class NotRunError(RuntimeError):
@@ -109,8 +115,11 @@ class Run:
         return np.load(self.path / "predictions.npy", allow_pickle=False)
 
     def weights(self) -> dict[str, Tensor]:
-        """The state dict after the last epoch, on the CPU."""
-        return safetensors.torch.load_file(self.path / "weights.safetensors")
+        """The state dict after the last epoch, on the CPU.  Raises RunError if its file is missing or damaged."""
+        try:
+            return safetensors.torch.load_file(self.path / "weights.safetensors")
+        except (OSError, safetensors.SafetensorError) as error:
+            raise RunError(f"{self.path / 'weights.safetensors'}: cannot be loaded ({error})") from None
 
     def path_coordinates(self) -> tuple[np.ndarray, tuple[float, float]]:
         """The coordinates of a WeightsPath, and what they explain; FileNotFoundError if it was not kept."""
@@ -158,16 +167,31 @@ def run_name(config: Config, fingerprint: str) -> str:
 
 
 def load(path: Path) -> Run:
-    """Read a finished run; FileNotFoundError if there is none."""
-    probes = path / "probes.json"
-    return Run(
-        path=path,
-        config=Config(**json.loads((path / "config.json").read_text())),
-        history=pd.DataFrame(json.loads((path / "history.json").read_text())),
-        losses=np.load(path / "losses.npy", allow_pickle=False),
-        provenance=json.loads((path / "provenance.json").read_text()),
-        probes=pd.DataFrame(json.loads(probes.read_text())) if probes.exists() else None,
-    )
+    """Read a finished run.  Raises RunError if there is none, or a file of it is missing or damaged.
+
+    The heavy files (HEAVY) may be missing, as they are in a report; weights that are there must be whole.
+    """
+    reading = path
+    try:
+        reading = path / "config.json"
+        config = Config(**json.loads(reading.read_text()))
+        reading = path / "history.json"
+        history = pd.DataFrame(json.loads(reading.read_text()))
+        history[["epoch", "train_loss", "test_accuracy", "seconds"]].iloc[-1].astype(float)
+        reading = path / "losses.npy"
+        losses = np.load(reading, allow_pickle=False)
+        reading = path / "provenance.json"
+        provenance = dict(json.loads(reading.read_text()))
+        reading = path / "probes.json"
+        probes = pd.DataFrame(json.loads(reading.read_text())) if reading.exists() else None
+        reading = path / "weights.safetensors"
+        if reading.exists():
+            with safetensors.safe_open(reading, "pt"):
+                pass
+    except (OSError, EOFError, ValueError, TypeError, LookupError, safetensors.SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise RunError(f"{reading}: cannot be read ({reason})") from None
+    return Run(path, config, history, losses, provenance, probes)
 
 
 def save(
@@ -199,9 +223,17 @@ def save(
         named = {f"{axis}.{i}": p for axis, parts in enumerate(weights_path.directions) for i, p in enumerate(parts)}
         safetensors.torch.save_file({k: v.contiguous() for k, v in named.items()}, part / "path.safetensors")
     (part / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
-    (part / "checkpoint.pt").unlink(missing_ok=True)
+    for rest in (*part.glob("checkpoint.pt*"), *part.glob("*.part")):  # also what a process left that was killed
+        rest.unlink(missing_ok=True)
     part.rename(path)
     return load(path)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged run or checkpoint a name under which nobody looks for it; returns that."""
+    numbers = itertools.count(1)
+    aside = next(p for n in numbers if not (p := path.with_name(f"{path.name}.damaged-{n}")).exists())
+    return path.rename(aside)
 
 
 def receive(path: Path, files: dict[str, bytes]) -> None:

@@ -19,8 +19,9 @@ from papermill.exceptions import PapermillExecutionError
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cifarnb.config import Config, ConfigError, Number, unknown_name
+from cifarnb.data import DataError
 from cifarnb.report import Section
-from cifarnb.runs import NotRunError, project_root
+from cifarnb.runs import NotRunError, RunError, project_root
 
 PROFILES = ("smoke", "quick", "full")
 WHY = "05_why_batchnorm"
@@ -45,6 +46,8 @@ LOWEST = {
     "landscape_images": 1,
 }
 
+# Errors whose message is for the reader as it is.
+_TOLD = {error.__name__ for error in (ConfigError, DataError, NotRunError, RunError)}
 _KERNELS = traitlets.config.Config(KernelManager={"transport_encryption": "auto"})  # where the kernel knows how
 _TYPES = {"bool": bool, "int": int, "float": Number, "str": str, "list[int]": list[int], "list[float]": list[Number]}
 
@@ -103,7 +106,7 @@ def read_parameters(file: Path, allowed: Mapping[str, Parameter]) -> dict[str, A
         given = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two for a date or a nesting too deep
         raise ConfigError(f"{file}: is not YAML ({' '.join(str(error).split())})") from None
     given = {} if given is None else given
     if not isinstance(given, dict):
@@ -258,8 +261,8 @@ def _execute_one(name: str, source: Path, target: Path, parameters: dict[str, An
             stderr_file=sys.stderr, config=_KERNELS, shutdown_kernel="immediate",  # a polite one takes 3 s
         )  # fmt: skip
     except PapermillExecutionError as failure:
-        missing = failure.ename == NotRunError.__name__
-        status, error = ("not run", failure.evalue) if missing else ("failed", f"{failure.ename}: {failure.evalue}")
+        status = "not run" if failure.ename == NotRunError.__name__ else "failed"
+        error = failure.evalue if failure.ename in _TOLD else f"{failure.ename}: {failure.evalue}"
     except CellTimeoutError:
         status, error = "timeout", f"a cell took longer than {timeout} s"
     except DeadKernelError:

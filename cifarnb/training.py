@@ -31,7 +31,7 @@ from cifarnb.hardware import (
 from cifarnb.landscape import principal_path, step_direction, walk
 from cifarnb.metrics import loss_and_accuracy, predict
 from cifarnb.models import set_noise
-from cifarnb.runs import WeightsPath, atomic_write
+from cifarnb.runs import WeightsPath, atomic_write, set_aside
 
 CHECKPOINT_SHARE = 0.02  # of the time, at the most, goes into writing checkpoints
 SETTLED = 5  # steps after which the time of a step is typical
@@ -130,8 +130,7 @@ def _fit(
     probes: list[dict[str, float]] = []
     snapshots: list[list[Tensor]] = []  # of the parameters, on the CPU
     wall = 0.0
-    if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+    if checkpoint and (state := read_checkpoint(checkpoint, device)):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         keep_lr_on(device, optimizer)  # the checkpoint may come from another device
@@ -268,8 +267,11 @@ def _fit(
                 "snapshots": snapshots,
                 "wall": wall,
             }
-            with atomic_write(checkpoint) as part:
-                torch.save(state, part)
+            try:
+                with atomic_write(checkpoint) as part:
+                    torch.save(state, part)
+            except (OSError, RuntimeError) as error:  # torch tells of a full disk as a RuntimeError
+                print(f"{checkpoint}: cannot be saved ({error}); training goes on", file=sys.stderr, flush=True)
             saved = time.perf_counter()
             saving = saved - now
     bar.close()
@@ -281,6 +283,18 @@ def _fit(
         path=principal_path(snapshots) if config.keep_path else None,
         logits=logits.cpu(),
     )
+
+
+def read_checkpoint(checkpoint: Path, device: torch.device) -> dict[str, Any] | None:
+    """The state to go on from; None if there is none, or if it is damaged, which is said and set aside."""
+    if not checkpoint.exists():
+        return None
+    try:
+        return dict(torch.load(checkpoint, map_location=device, weights_only=True))
+    except Exception as error:  # what unpickling a damaged file raises has no common base
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        print(f"{set_aside(checkpoint)}: a damaged checkpoint ({reason}); training begins anew", file=sys.stderr)
+        return None
 
 
 def split(dataset: Dataset, config: Config) -> dict[str, tuple[Tensor, Tensor]]:

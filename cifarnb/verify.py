@@ -26,7 +26,7 @@ from cifarnb.hardware import resolve_device, working_on
 from cifarnb.metrics import predict
 from cifarnb.models import build_model, count_parameters
 from cifarnb.report import Section
-from cifarnb.runs import Run
+from cifarnb.runs import Run, RunError, load
 from cifarnb.training import fit, split
 
 # Of 10,000 predictions of the simple CNN, float32 in place of bfloat16 changes 59, and 6 from right to wrong or back;
@@ -75,11 +75,12 @@ def verify(
             shutil.copytree(folder / "runs", runs_dir)
         overrides = {"profile": profile, "train": False, "runs_dir": str(runs_dir), "data": data_spec or "cifar10"}
         tick("records of the runs")
-        try:
-            found = finished_runs(profile, dataset, overrides)
-        except (OSError, ValueError, KeyError) as error:
-            yield Check("records", False, f"cannot be read: {_one_line(error)}")
-            return
+        for path in sorted(runs_dir.glob("*-*")):
+            try:
+                load(path)
+            except RunError as error:
+                yield Check(f"record {path.name}", False, str(error).replace(f"{path}/", ""))
+        found = finished_runs(profile, dataset, overrides)
         yield _check_runs_are_there(found, runs_dir, summary, profile)
         faults = {run.name: fault for run in found if (fault := record_fault(run, dataset))}
         yield from (Check(f"record {name}", False, fault) for name, fault in faults.items())
@@ -137,7 +138,7 @@ def record_fault(run: Run, dataset: Dataset) -> str:
         return f"train_loss of epoch {epoch} is not the mean of losses.npy"
     try:
         predictions = run.predictions()
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         return f"predictions.npy cannot be read: {_one_line(error)}"
     if predictions.shape != labels.shape:
         return f"predictions.npy has shape {predictions.shape}, not {labels.shape}"
