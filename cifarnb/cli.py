@@ -168,6 +168,37 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: cifarnb compare reports/full reports/quick --page compare.html")
+def compare(
+    a: Annotated[Path, typer.Argument(help="The folder of a report, or of a run.")],
+    b: Annotated[Path, typer.Argument(help="Another of the same kind.")],
+    page: Annotated[Path | None, typer.Option(help="Also write the tables and the curves of both as HTML.")] = None,
+    data: Annotated[str | None, typer.Option(help="The data of both, to compare single runs image by image.")] = None,
+) -> None:
+    """Compare two reports, or two runs: is a difference more than chance?
+
+    Each number is identical, within the noise between seeds, within that of sampling the test images, or different.
+    """
+    from tabulate import tabulate
+
+    from cifarnb import compare
+    from cifarnb.data import load
+
+    _prefer(data)
+    with _one_line_errors():
+        found = compare.compare(a, b, load(data) if data else None)
+        if page:
+            compare.write_page(found, page)
+    typer.echo(tabulate(compare.table(found), "keys", "simple", showindex=False, disable_numparse=True))
+    if len(other := compare.differences(found)):
+        typer.echo("\n" + tabulate(other, "keys", "simple", showindex=False, disable_numparse=True))
+    for name, only in zip(found.names, (found.only_a, found.only_b), strict=True):
+        if only:
+            typer.echo(f"\nonly in {name}: {', '.join(only)}")
+    if page:
+        typer.echo(f"\n{page}")
+
+
 @app.command(epilog="Example: cifarnb models --layers")
 def models(
     layers: Annotated[bool, typer.Option("--layers", help="Also every layer with its output shape.")] = False,

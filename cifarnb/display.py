@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from typing import Any
 
 import pandas as pd
 from IPython.display import Markdown, display
@@ -22,40 +23,43 @@ def show_figure(figure: Figure, name: str, caption: str, alt: str) -> None:
     ``name`` is what the report's links and its image file are called by, ``alt`` says to a reader who cannot see the
     figure what it shows.
     """
+    data, metadata = figure_output(figure, name, caption, alt)
+    display(data, metadata=metadata, raw=True)
+    _show_caption(caption)
+
+
+def figure_output(figure: Figure, name: str, caption: str, alt: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Data and metadata of a notebook's output, as ``show_figure`` displays them."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     width, height = (round(inches * DPI / 2) for inches in figure.get_size_inches())
-    display(
-        {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt},
-        metadata={
-            "image/png": {"width": width, "height": height, "alt": alt},
-            "cifarnb": {"kind": "figure", "name": name, "caption": caption},
-        },
-        raw=True,
-    )
-    _show_caption(caption)
+    return {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}, {
+        "image/png": {"width": width, "height": height, "alt": alt},
+        "cifarnb": {"kind": "figure", "name": name, "caption": caption},
+    }
 
 
 def show_table(table: pd.DataFrame, name: str, caption: str) -> None:
     """Display a table of text cells, without its index, with its caption above; numbers stand on the right."""
     _show_caption(caption)
+    data, metadata = table_output(table, name, caption)
+    display(data, metadata=metadata, raw=True)
+
+
+def table_output(table: pd.DataFrame, name: str, caption: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Data and metadata of a notebook's output, as ``show_table`` displays them."""
     columns = [table[column].astype(str) for column in table]
     align = ["right" if cells.map(_is_number).all() else "left" for cells in columns]
 
     def as_text(style: str) -> str:
         return str(tabulate(table, "keys", style, showindex=False, disable_numparse=True, colalign=align))
 
-    display(
-        {
-            "text/html": _LINK.sub(
-                r'<a href="\2">\1</a>', _BOLD.sub(r"<strong>\1</strong>", _align_left(as_text("html")))
-            ),
-            "text/markdown": as_text("pipe"),
-            "text/plain": _LINK.sub(r"\1", _BOLD.sub(r"\1", as_text("simple"))),
-        },
-        metadata={"cifarnb": {"kind": "table", "name": name, "caption": caption}},
-        raw=True,
-    )
+    page = _BOLD.sub(r"<strong>\1</strong>", _align_left(as_text("html")))
+    return {
+        "text/html": _LINK.sub(r'<a href="\2">\1</a>', page),
+        "text/markdown": as_text("pipe"),
+        "text/plain": _LINK.sub(r"\1", _BOLD.sub(r"\1", as_text("simple"))),
+    }, {"cifarnb": {"kind": "table", "name": name, "caption": caption}}
 
 
 def weights_file(run: Run) -> str:

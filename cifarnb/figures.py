@@ -142,6 +142,24 @@ def compare_training(runs: Mapping[str, Sequence[Run]]) -> Figure:
     return figure
 
 
+@_styled
+def compare_curves(runs: Mapping[str, Sequence[Run]]) -> Figure:
+    """Train loss and test accuracy over the epochs of two sides, told apart by colour and line (legend → its runs)."""
+    figure = Figure(figsize=(WIDTH, 3.9))
+    left, right = figure.subplots(1, 2)
+    styles: list[Any] = ["-", (0, (4, 2))]
+    for (name, same), color, line in zip(runs.items(), _PALETTE, styles, strict=False):
+        label = name.replace("$", r"\$")
+        _draw_runs(left, same, "train_loss", color=color, label=label, linestyle=line)
+        _draw_runs(right, same, "test_accuracy", color=color, label=label, linestyle=line)
+    _label_axes(left, "loss")
+    left.set_ylabel("training loss")
+    _label_axes(right, "accuracy")
+    right.set_ylabel("test accuracy")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center")
+    return figure
+
+
 def _draw_runs(ax: Axes, runs: Sequence[Run], column: str, *, color: Any, label: str, linestyle: Any = "-") -> None:
     """The mean over the runs; with several, their range as a band and each of them faintly."""
     values = pd.concat([run.history.set_index("epoch")[column] for run in runs], axis=1)

@@ -24,6 +24,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ import cifarnb
 from cifarnb.config import Config
 
 HEAVY = ("weights.safetensors", "logits.npy", "path.safetensors")  # what a report's records do without
+_DAMAGE = (  # what reading a file raises that is missing, cut off, or something else
+    OSError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile, safetensors.SafetensorError
+)  # fmt: skip
 RESULTS_VERSION = 1  # raised when a change to the networks or to the training changes what a config computes
 
 
@@ -188,7 +192,7 @@ def load(path: Path) -> Run:
         if reading.exists():
             with safetensors.safe_open(reading, "pt"):
                 pass
-    except (OSError, EOFError, ValueError, TypeError, LookupError, safetensors.SafetensorError) as error:
+    except _DAMAGE as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise RunError(f"{reading}: cannot be read ({reason})") from None
     return Run(path, config, history, losses, provenance, probes)

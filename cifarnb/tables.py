@@ -141,7 +141,7 @@ def rates(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
         ended = pd.Series(
             [math.nan if run.diverged else run.final_accuracy for run in same], index=[run.config.lr for run in same]
         )
-        columns[LABELS[name]] = ended.groupby(level=0).agg(lambda values: _over_seeds(list(values), _mean_and_range))
+        columns[LABELS[name]] = ended.groupby(level=0).agg(lambda values: over_seeds(list(values), _mean_and_range))
     table = pd.DataFrame(columns).sort_index().fillna(NOT_RUN)
     table.index = [f"{lr:g}" for lr in table.index]
     return table.rename_axis("learning rate").reset_index()
@@ -156,7 +156,7 @@ def probes(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
     rows = [
         {"walk": walk, "median over the steps": measure}
         | {
-            LABELS[name]: _over_seeds(
+            LABELS[name]: over_seeds(
                 [median_over_steps(run, measure) for run in same], lambda values: spread(mean_and_interval(values))
             )
             for name, same in networks.items()
@@ -174,7 +174,7 @@ def median_over_steps(run: Run, measure: str) -> float:
     return float(values[np.isfinite(values)].median())
 
 
-def _over_seeds(values: Sequence[float], describe: Callable[[Sequence[float]], str]) -> str:
+def over_seeds(values: Sequence[float], describe: Callable[[Sequence[float]], str]) -> str:
     """The values that are finite, described, and how many are not."""
     finite = [value for value in values if math.isfinite(value)]
     diverged = len(values) - len(finite)

@@ -82,7 +82,7 @@ def test_a_damaged_run_is_set_aside_and_trained_again(made, tiny_dataset, tmp_pa
         case "empty":
             broken.write_bytes(b"")
         case "garbage":
-            broken.write_bytes(bytes(range(256)) * 8)
+            broken.write_bytes(b"PK\x03\x04" + bytes(range(256)) * 8)  # as if it were an archive
     assert experiment.find(config, tiny_dataset, tmp_path, whole=True) is None
     capsys.readouterr()
     again = experiment.run(config, tiny_dataset, tmp_path)

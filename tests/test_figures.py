@@ -30,6 +30,7 @@ DRAWINGS = {  # every figure, drawn from few data
     "compare_training": lambda run, data: figures.compare_training(
         {"vgg_a": [run("vgg_a")], "vgg_a_bn": [run("vgg_a_bn")]}
     ),
+    "compare_curves": lambda run, data: figures.compare_curves({"A: $x$": [run(), run(seed=1)], "B": [run("resnet6")]}),
     "feature_maps": lambda run, data: figures.feature_maps(data.test_images[0], "cat", {"stem": torch.rand(8, 4, 4)}),
     "loss_landscape": lambda run, data: figures.loss_landscape({"vgg_a": (np.array([1.0, 2]), np.array([2.0, 3]))}),
     "accuracy_against_parameters": lambda run, data: figures.accuracy_against_parameters(
@@ -253,6 +254,17 @@ def test_walks_are_the_bands_of_the_first_run_and_the_median_smoothness():
     assert [ax.get_xlabel() for ax in figure.axes] == ["", "", "step"]
     assert [text.get_text() for text in losses.get_legend().get_texts()] == [LABELS[name] for name in runs]
     assert [ax.get_legend() for ax in (changes, smoothness)] == [None, None]
+
+
+def test_two_sides_are_told_apart_by_colour_and_line(make_run):
+    figure = figures.compare_curves({"A": [make_run(accuracies=[0.2, 0.3])], "B": [make_run(accuracies=[0.4, 0.5])]})
+    for ax, column in zip(figure.axes, ("train_loss", "test_accuracy"), strict=True):
+        a, b = ax.lines
+        assert a.get_color() != b.get_color()
+        assert a.get_linestyle() != b.get_linestyle()
+        if column == "test_accuracy":
+            assert (a.get_ydata().tolist(), b.get_ydata().tolist()) == ([0.2, 0.3], [0.4, 0.5])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A", "B"]
 
 
 def test_single_peaks_do_not_flatten_the_walks():

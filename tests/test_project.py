@@ -26,7 +26,7 @@ LAYERS = [
     "experiment sections front",
     "summary bench",
     "build",
-    "verify",
+    "verify compare",
     "cli",
     "__main__",
 ]
