@@ -243,6 +243,12 @@ def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     return mean.tolist(), (share @ values.square() - mean.square()).sqrt().tolist()
 
 
+def count_duplicates(images: Tensor, others: Tensor) -> int:
+    """How many of ``images`` (N, 32, 32, 3) are bit for bit among ``others`` (M, 32, 32, 3), both in uint8."""
+    known = {hashlib.sha256(image.numpy().tobytes()).digest() for image in others}
+    return sum(hashlib.sha256(image.numpy().tobytes()).digest() in known for image in images)
+
+
 def pad(images: Tensor) -> Tensor:
     """(N, 32, 32, 3) → (N, 40, 40, 3), black around, as the random crop wants it."""
     return F.pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))

@@ -17,6 +17,7 @@ It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a 
 
 import functools
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -116,7 +117,7 @@ class Run:
 
     def predictions(self) -> np.ndarray:
         """The class (N,) uint8 that the network gives each test image after the last epoch."""
-        return np.load(self.path / "predictions.npy", allow_pickle=False)
+        return _read_array(self.path / "predictions.npy")
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict after the last epoch, on the CPU.  Raises RunError if its file is missing or damaged."""
@@ -183,7 +184,7 @@ def load(path: Path) -> Run:
         history = pd.DataFrame(json.loads(reading.read_text()))
         history[["epoch", "train_loss", "test_accuracy", "seconds"]].iloc[-1].astype(float)
         reading = path / "losses.npy"
-        losses = np.load(reading, allow_pickle=False)
+        losses = _read_array(reading)
         reading = path / "provenance.json"
         provenance = dict(json.loads(reading.read_text()))
         reading = path / "probes.json"
@@ -196,6 +197,14 @@ def load(path: Path) -> Run:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise RunError(f"{reading}: cannot be read ({reason})") from None
     return Run(path, config, history, losses, provenance, probes)
+
+
+def _read_array(file: Path) -> np.ndarray:
+    """From bytes, because NumPy leaves open a file that only looks like an archive."""
+    array = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("not a single array")
+    return array
 
 
 def save(

@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def record_fault(run: Run, dataset: Dataset) -> str:
         return f"train_loss of epoch {epoch} is not the mean of losses.npy"
     try:
         predictions = run.predictions()
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         return f"predictions.npy cannot be read: {_one_line(error)}"
     if predictions.shape != labels.shape:
         return f"predictions.npy has shape {predictions.shape}, not {labels.shape}"

@@ -121,6 +121,17 @@ def test_several_seeds_are_told_from_their_noise(a_run, a_report):
     assert len(seen) == 2
 
 
+def test_equal_last_values_of_other_runs_are_not_identical(a_run):
+    found = judged(a_run(accuracies=[0.1, 0.5]).path, a_run(accuracies=[0.2, 0.5]).path)
+    assert found[FINAL].verdict == found[BEST].verdict == "within the sampling noise of 64 test images"
+    assert found[FINAL].difference == 0
+
+
+def test_an_accuracy_that_cannot_be_is_refused(a_run):
+    with pytest.raises(ConfigError, match=r"history\.json: has a test_accuracy that is not between 0 and 1"):
+        compare(a_run().path, a_run(accuracies=[0.1, 1.5]).path)
+
+
 def test_a_loss_of_single_runs_has_no_spread(a_run):
     found = judged(a_run(losses=[2.0, 1.0]).path, a_run(losses=[2.0, 1.000001]).path)["training loss, last epoch"]
     assert (found.verdict, found.test) == ("different", "no spread: one seed")

@@ -494,3 +494,12 @@ def test_random_numbers_are_taken_from_the_generator_alone(tiny_dataset):
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
     assert torch.equal(first_labels(), labels)
+
+
+def test_duplicates_are_counted_bit_for_bit(tiny_dataset):
+    train, test = tiny_dataset.train_images, tiny_dataset.test_images.clone()
+    assert data.count_duplicates(test, train) == 0
+    test[3], test[10], test[11] = train[7], train[7], train[255]
+    assert data.count_duplicates(test, train) == 3
+    test[10, 31, 31, 2] += 1
+    assert data.count_duplicates(test, train) == 2
