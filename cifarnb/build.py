@@ -199,7 +199,7 @@ def _place_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path) -> N
         if half:
             weights = {name: part.half() if part.is_floating_point() else part for name, part in weights.items()}
         with atomic_write(out / weights_name(run)) as part:
-            safetensors.torch.save_file(weights, part)
+            safetensors.torch.save_file(weights, part, metadata={"run": run.name})
         rows.append(
             f"- `{run.config.model}.safetensors`: {LABELS[run.config.model]}, {count:,} parameters in "
             f"{'float16' if half else 'float32'}, after the last of {len(run.history)} epochs; test accuracy "

@@ -197,9 +197,10 @@ def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, who
 
 
 def _load_whole(path: Path) -> Run:
-    if not (path / "weights.safetensors").exists():
-        raise RunError(f"{path / 'weights.safetensors'}: missing")
-    return runs.load(path)
+    found = runs.load(path)
+    if not found.weights_file.exists():
+        raise RunError(f"{found.weights_file}: missing")
+    return found
 
 
 def trained_model(run: Run) -> nn.Module:

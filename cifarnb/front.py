@@ -59,20 +59,25 @@ def front_page(summary: Mapping[str, Any]) -> str:
     in_order = sorted(found, key=lambda verdict: [verdict.startswith(known) for known in VERDICTS].index(True))
     counted = ", ".join(f"{found[verdict]} {verdict}" for verdict in in_order)
     lines.append(
-        f"- **The write-up's {len(summary['claims'])} claims:** {counted} ([how decided](#table-claim-tests))."
+        f"- **The write-up's {len(summary['claims'])} claims:** {counted}; decided as in [table](#table-claim-tests)."
     )
     lines.append(f"- **Data:** {summary['data']['source']}.")
-    columns = ["network", "parameters", "reported", "last epoch", "best epoch"]
-    table = tables.networks(summary)[columns].to_markdown(index=False, disable_numparse=True, colalign=_ALIGN)
     claims = tables.claims(summary).to_markdown(index=False, disable_numparse=True)
     note = (
         "Test accuracy: the mean over the seeds, with half of its 95 % confidence interval where there are several. "
         "The result is that after the last epoch; the best epoch (its number in brackets) is chosen on the test images."
     )
-    return "\n".join([*lines, "", table, "", note, "", "## The write-up's claims (报告的结论)", "", claims])
+    return "\n".join(
+        [*lines, "", headline_table(summary), "", note, "", "## The write-up's claims (报告的结论)", "", claims]
+    )
 
 
-_ALIGN = ("left", "right", "right", "right", "right")
+def headline_table(summary: Mapping[str, Any]) -> str:
+    """Every network's accuracies, reported and here, in Markdown."""
+    columns = ["network", "parameters", "reported", "last epoch", "best epoch"]
+    align = ("left", "right", "right", "right", "right")
+    table = tables.networks(summary)[columns].to_markdown(index=False, disable_numparse=True, colalign=align)
+    return str(table)
 
 
 def provenance(summary: Mapping[str, Any], runs: Sequence[Run]) -> str:

@@ -27,7 +27,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,9 +122,20 @@ class Run:
     def weights(self) -> dict[str, Tensor]:
         """The state dict after the last epoch, on the CPU.  Raises RunError if its file is missing or damaged."""
         try:
-            return safetensors.torch.load_file(self.path / "weights.safetensors")
+            return safetensors.torch.load_file(self.weights_file)
         except (OSError, safetensors.SafetensorError) as error:
-            raise RunError(f"{self.path / 'weights.safetensors'}: cannot be loaded ({error})") from None
+            raise RunError(f"{self.weights_file}: cannot be loaded ({error})") from None
+
+    @property
+    def weights_file(self) -> Path:
+        """Where the weights are: with the run, or, of a headline run in a report, among the report's ``weights/``."""
+        own = self.path / "weights.safetensors"
+        placed = self.path.parent.parent / "weights" / f"{self.config.model}.safetensors"
+        if not own.exists():
+            with suppress(OSError, safetensors.SafetensorError), safetensors.safe_open(placed, "pt") as file:
+                if (file.metadata() or {}).get("run") == self.name:
+                    return placed
+        return own
 
     def path_coordinates(self) -> tuple[np.ndarray, tuple[float, float]]:
         """The coordinates of a WeightsPath, and what they explain; FileNotFoundError if it was not kept."""

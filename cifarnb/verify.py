@@ -39,7 +39,7 @@ FIGURE_TOLERANCE = 0.02  # mean difference of the pixels (0 to 1): other fonts, 
 # recorded one from step to step.  Another seed's does not.
 CORRELATION = 0.5  # of the changes from step to step, at the least
 MEAN_TOLERANCE = 0.05  # relative, of the mean over the repeated steps
-WHERE = re.compile(r"\s*(data|runs_dir|jobs|train|device) = ")  # parameters that say where, not what
+WHERE = re.compile(r"\s*(data|runs_dir|jobs|train|device|precision) = ")  # parameters that say where, not what
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,12 @@ def verify(
         return
     with tempfile.TemporaryDirectory() as scratch:
         runs_dir = Path(scratch) / "runs"
-        if (folder / "runs").is_dir():
-            shutil.copytree(folder / "runs", runs_dir)
+        for name in ("runs", "weights"):  # a copy, to which nothing can be added
+            if (folder / name).is_dir():
+                shutil.copytree(folder / name, Path(scratch) / name)
         overrides = {"profile": profile, "train": False, "runs_dir": str(runs_dir), "data": data_spec or "cifar10"}
+        # What "auto" was where the report was made, which may be something else here.
+        overrides["precision"] = next((n["precision"] for n in summary["networks"] if n["runs"]), "auto")
         tick("records of the runs")
         for path in sorted(runs_dir.glob("*-*")):
             try:
@@ -190,10 +193,6 @@ def _check_numbers(
     folder: Path, summary: dict[str, Any], dataset: Dataset, overrides: dict[str, Any], found: list[Run], scratch: Path
 ) -> Iterator[Check]:
     """Execute and render again, from the records alone, and compare."""
-    for run in headline_runs(found, summary):
-        with_weights = folder / weights_name(run)
-        if with_weights.exists():
-            shutil.copyfile(with_weights, run.path / "weights.safetensors")
     ran = [s["name"] for s in summary["sections"] if s["status"] == "ok" or s["error"]]
     profile = summary["profile"]
     done = {s.name: s for s in sections.execute(ran, profile, scratch / "notebooks", overrides)}

@@ -8,6 +8,8 @@ import sys
 
 import nbformat
 import pytest
+import safetensors.torch
+import torch
 
 from cifarnb import runs
 from cifarnb.build import _finite
@@ -31,9 +33,9 @@ def test_the_summary_has_every_network_with_the_numbers_of_its_run(smoke, summar
         assert network["final_accuracy"] == {
             "mean": run.history.test_accuracy.iloc[-1], "ci95": None, "values": [run.history.test_accuracy.iloc[-1]],
         }  # fmt: skip
-        assert network["best_accuracy"] == run.history.test_accuracy.max()
+        assert network["best_accuracy"]["values"] == [run.history.test_accuracy.max()]
         assert network["epochs"] == len(run.history)
-        assert network["seconds_per_epoch"] == run.history.seconds.median()
+        assert network["seconds_per_epoch"]["values"] == [run.history.seconds.median()]
     assert [n["reported_accuracy"] for n in summary["networks"]] == [0.64, 0.7706, 0.9029, None, None]
 
 
@@ -44,7 +46,7 @@ def test_the_landscape_is_the_band_over_the_four_rates(smoke, summary):
         widths = sorted(max(step) - min(step) for step in zip(*losses, strict=True))
         middle = len(widths) // 2
         median = (widths[middle] + widths[~middle]) / 2
-        assert network["landscape"]["median_band_width"] == pytest.approx(median)
+        assert network["landscape"]["median_band_width"]["mean"] == pytest.approx(median)
 
 
 def test_the_page_quotes_the_numbers_of_the_runs(smoke, summary):
@@ -68,9 +70,49 @@ def test_the_page_names_profile_data_and_sections_in_order(smoke, summary):
 
 
 def test_the_weights_beside_the_report_are_those_of_the_runs(smoke, summary):
+    readme = (smoke / "weights" / "README.md").read_text()
     for network in summary["networks"]:
-        copied = (smoke / "weights" / f"{network['name']}.safetensors").read_bytes()
-        assert copied == (recorded(smoke, network["run"]).path / "weights.safetensors").read_bytes()
+        placed = safetensors.torch.load_file(smoke / "weights" / f"{network['name']}.safetensors")
+        own = recorded(smoke, network["run"]).weights()
+        assert {*placed} == {*own}
+        large = network["name"].startswith("vgg")  # in half the precision, to take half the room
+        for name, part in placed.items():
+            assert torch.equal(part, own[name].half() if large and part.is_floating_point() else own[name])
+        (line,) = [line for line in readme.splitlines() if network["run"] in line]
+        assert f"`{network['name']}.safetensors`" in line
+        assert f"{network['parameters']:,} parameters in {'float16' if large else 'float32'}" in line
+        assert f"test accuracy {network['final_accuracy']['mean']:.2%}" in line
+
+
+def test_the_records_beside_the_report_are_those_of_the_runs(smoke, summary):
+    wanted = sum(section["runs_wanted"] for section in summary["sections"])
+    records = {path.name: path for path in (smoke / "runs").iterdir()}
+    assert len(records) == wanted == sum(section["runs"] for section in summary["sections"])
+    for name, path in records.items():
+        own = recorded(smoke, name).path
+        assert {file.name for file in own.iterdir()} - {file.name for file in path.iterdir()} <= {*runs.HEAVY}
+        assert all(file.read_bytes() == (own / file.name).read_bytes() for file in path.iterdir())
+
+
+def test_a_report_is_made_of_the_runs_that_are_there(smoke, tmp_path):
+    for model in ("simple_cnn", "resnet6"):
+        for path in (smoke.parent / "runs").glob(f"{model}-*"):
+            shutil.copytree(path, tmp_path / "runs" / path.name)
+    command = [sys.executable, "-m", "cifarnb", "report", "--profile", "smoke", "--no-train", "--jobs", "2"]
+    command += ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    for section in ("01_simple_cnn", "03_deeper_residual_cnn"):
+        command += ["--section", section]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {s["name"]: s["status"] for s in found["sections"] if s["status"] == "ok"} == {"01_simple_cnn": "ok"}
+    (deeper,) = [s for s in found["sections"] if s["name"] == "03_deeper_residual_cnn"]
+    assert (deeper["status"], deeper["runs"], deeper["runs_wanted"]) == ("not run", 0, 1)
+    assert "ResNet, 9 blocks, 2 epochs" in deeper["error"]
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "03_deeper_residual_cnn has 0 of 1" in page
+    assert "The rest of this section did not run" in page
+    assert not list((tmp_path / "runs").glob("resnet9-*"))
 
 
 def test_markdown_has_its_figures_beside_it(smoke):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from hypothesis import HealthCheck, example, given, settings
@@ -107,6 +108,18 @@ def test_weights_that_cannot_be_loaded_are_named(made, tmp_path):
     runs.copy_records(made, tmp_path)
     with pytest.raises(RunError, match=r"weights\.safetensors: cannot be loaded"):
         runs.load(tmp_path / made.name).weights()
+
+
+def test_a_report_has_the_weights_of_its_headline_runs(made, tmp_path):
+    runs.copy_records(made, tmp_path / "runs")
+    placed = tmp_path / "weights" / "simple_cnn.safetensors"
+    placed.parent.mkdir()
+    safetensors.torch.save_file(made.weights(), placed, metadata={"run": made.name})
+    recorded = runs.load(tmp_path / "runs" / made.name)
+    assert all(torch.equal(part, made.weights()[name]) for name, part in recorded.weights().items())
+    safetensors.torch.save_file(made.weights(), placed, metadata={"run": "simple_cnn-000000000000"})
+    with pytest.raises(RunError, match=r"weights\.safetensors: cannot be loaded"):
+        recorded.weights()
 
 
 def test_out_of_memory_names_the_run_and_a_smaller_batch(tiny_dataset, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The project as a whole: layering, pins, style, types."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from cifarnb import front
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -109,6 +112,11 @@ def test_conda_gets_the_same_environment():
     assert Requirement(python).specifier == Requirement("python" + PYPROJECT["project"]["requires-python"]).specifier
     assert pip == "pip"
     assert from_pip == {"pip": ["--requirement requirements.txt", "--editable ."]}
+
+
+def test_the_readme_quotes_the_full_report():
+    summary = json.loads((ROOT / "reports" / "full" / "summary.json").read_text())
+    assert front.headline_table(summary) in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("command", ["ruff check", "ruff format --check", "mypy"])

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,8 @@ from cifarnb.verify import (
     record_fault,
     verify,
 )
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,13 @@ def test_a_report_as_it_was_made_passes(report):
     for what in ("data", "runs", "records", "weights vgg_a_bn.safetensors", "summary.json", "report.md", "report.html"):
         assert f"ok   {what}: " in done.stdout
     assert "FAIL" not in done.stdout
+
+
+@pytest.mark.skipif("CIFARNB_DATA" not in os.environ, reason="needs CIFAR-10")
+def test_the_full_report_is_what_its_records_say():
+    command = [sys.executable, "-m", "cifarnb", "verify", str(ROOT / "reports" / "full")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_tampering_is_found_on_the_whole_way(report, smoke, monkeypatch):
