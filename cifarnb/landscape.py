@@ -89,7 +89,7 @@ def walk(
         for alpha in alphas:
             with torch.no_grad():
                 for p, origin, d in zip(parameters, start, direction, strict=True):
-                    p.copy_(origin - alpha * d)
+                    torch.sub(origin, d, alpha=alpha, out=p)
             there = loss()
             changed = torch.autograd.grad(there, parameters)
             values.append(there.item())
