@@ -68,7 +68,7 @@ def _reaches(name: str) -> Callable[[Networks], Finding]:
         network, reported = ran[name], REPORTED[name]["accuracy"]
         final, best = network["final_accuracy"], network["best_accuracy"]
         low, high = final["ci95"] or sampling_interval(final["mean"], network["test_images"])
-        here = f"{_accuracy(final)} after the last epoch, {_accuracy(best)} at the best"
+        here = f"{accuracy(final)} after the last epoch, {accuracy(best)} at the best"
         kind = "t over the seeds" if final["ci95"] else f"Wilson's for one run on {network['test_images']:,} images"
         return Finding(here, (low - reported, high - reported), f"95 % interval ({kind}) against the reported number")
 
@@ -84,7 +84,7 @@ def _is_better(better: str, worse: str) -> Callable[[Networks], Finding]:
             images = (ran[better]["test_images"], ran[worse]["test_images"])
             interval, kind = sampling_difference(first["mean"], second["mean"], images), "Newcombe's for single runs"
         points = 100 * (first["mean"] - second["mean"])
-        here = f"{_accuracy(first)} against {_accuracy(second)}, {points:+.1f} points"
+        here = f"{accuracy(first)} against {accuracy(second)}, {points:+.1f} points"
         return Finding(here, interval, f"95 % interval of the difference ({kind})")
 
     return measure
@@ -139,7 +139,8 @@ def _log(value: float) -> float:
     return math.log(max(value, 1e-12)) if math.isfinite(value) else math.inf
 
 
-def _accuracy(measured: Mapping[str, Any]) -> str:
+def accuracy(measured: Mapping[str, Any]) -> str:
+    """An accuracy's mean, with half the 95 % confidence interval where there are several seeds."""
     if measured["ci95"] is None:
         return f"{measured['mean']:.2%}"
     return f"{100 * measured['mean']:.2f} ± {50 * (measured['ci95'][1] - measured['ci95'][0]):.2f}%"

@@ -5,7 +5,6 @@ import json
 import math
 import statistics
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,8 +172,8 @@ def _predictions(run: Run) -> np.ndarray:
     file = run.path / "predictions.npy"
     try:
         found = run.predictions()
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except RunError as error:
+        raise ConfigError(str(error)) from None
     if found.shape != (run.provenance["test_images"],):
         raise ConfigError(f"{file}: has shape {found.shape} for {run.provenance['test_images']:,} test images")
     return found

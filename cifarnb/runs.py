@@ -116,8 +116,15 @@ class Run:
         return not np.isfinite(self.losses).all()
 
     def predictions(self) -> np.ndarray:
-        """The class (N,) uint8 that the network gives each test image after the last epoch."""
-        return _read_array(self.path / "predictions.npy")
+        """The class (N,) uint8 that the network gives each test image after the last epoch.
+
+        Raises RunError if the file is missing or damaged.
+        """
+        file = self.path / "predictions.npy"
+        try:
+            return _read_array(file)
+        except _DAMAGE as error:
+            raise RunError(f"{file}: cannot be read ({_reason(error)})") from None
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict after the last epoch, on the CPU.  Raises RunError if its file is missing or damaged."""
@@ -205,9 +212,12 @@ def load(path: Path) -> Run:
             with safetensors.safe_open(reading, "pt"):
                 pass
     except _DAMAGE as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise RunError(f"{reading}: cannot be read ({reason})") from None
+        raise RunError(f"{reading}: cannot be read ({_reason(error)})") from None
     return Run(path, config, history, losses, provenance, probes)
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def _read_array(file: Path) -> np.ndarray:

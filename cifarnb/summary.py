@@ -123,13 +123,11 @@ def describe_landscape(runs: Sequence[Run]) -> dict[str, Any]:
     For each seed, over the steps: the median, that of the second half of training, and the maximum.
     """
     by_seed = _group(runs, lambda run: run.config.seed)
+    by_rate = _group(runs, lambda run: run.config.lr)
     bands = [widths(*envelope([run.losses for run in same])) for same in by_seed.values()]
     return {
-        "lrs": [*_group(runs, lambda run: run.config.lr)],
-        "final_accuracy": {
-            f"{lr:g}": [run.final_accuracy for run in same]
-            for lr, same in _group(runs, lambda run: run.config.lr).items()
-        },
+        "lrs": [*by_rate],
+        "final_accuracy": {f"{lr:g}": [run.final_accuracy for run in same] for lr, same in by_rate.items()},
         "steps": min(len(band) for band in bands),
         "median_band_width": mean_and_interval([float(np.median(band)) for band in bands]),
         "late_band_width": mean_and_interval([float(np.median(band[len(band) // 2 :])) for band in bands]),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cifarnb.claims import REPORTED
+from cifarnb.claims import REPORTED, accuracy
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.runs import Run
 from cifarnb.significance import mean_and_interval
@@ -201,13 +201,6 @@ def spread(measured: Mapping[str, Any]) -> str:
 def significant(value: float, digits: int = 3) -> str:
     """``1,230`` for 1234.5."""
     return f"{float(f'{value:.{digits}g}'):,g}"
-
-
-def accuracy(measured: Mapping[str, Any]) -> str:
-    """An accuracy's mean, with half the 95 % confidence interval where there are several seeds."""
-    if measured["ci95"] is None:
-        return percent(measured["mean"]) or ""
-    return f"{100 * measured['mean']:.2f} ± {50 * (measured['ci95'][1] - measured['ci95'][0]):.2f}%"
 
 
 def percent(fraction: float | None) -> str | None:

@@ -8,7 +8,6 @@ import math
 import re
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import safetensors.torch
 
 from cifarnb import data, sections
 from cifarnb.build import finished_runs, headline_runs, make_summary, render_report, weights_name
-from cifarnb.config import Config, ConfigError
+from cifarnb.config import ConfigError
 from cifarnb.data import Dataset
 from cifarnb.hardware import resolve_device, working_on
 from cifarnb.metrics import predict
@@ -142,7 +141,7 @@ def record_fault(run: Run, dataset: Dataset) -> str:
         return f"train_loss of epoch {epoch} is not the mean of losses.npy"
     try:
         predictions = run.predictions()
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except RunError as error:
         return f"predictions.npy cannot be read: {_one_line(error)}"
     if predictions.shape != labels.shape:
         return f"predictions.npy has shape {predictions.shape}, not {labels.shape}"
@@ -278,7 +277,7 @@ def check_figures(folder: Path, out: Path) -> Check:
 
 def check_losses(run: Run, dataset: Dataset, epochs: int) -> Check:
     """Repeat the first epochs of a run and compare the training loss of their steps."""
-    config: Config = run.config.replace(probe_every=0, keep_path=False) if run.config.epochs > 1 else run.config
+    config = run.config.replace(probe_every=0, keep_path=False)
     repeated = fit(build_model(config.model, config.seed), dataset, config, stop_after=epochs, progress=False).losses
     recorded = run.losses[: len(repeated)]
     repeated = repeated[: len(recorded)]
