@@ -9,7 +9,7 @@ from typing import Any
 
 import safetensors.torch
 
-from cifarnb import data, experiment, front, sections
+from cifarnb import data, execution, experiment, front, sections
 from cifarnb.config import ConfigError
 from cifarnb.data import DataError, Dataset
 from cifarnb.display import weights_file
@@ -85,7 +85,7 @@ def _build(
         ahead = [config for section in wanted for config in sections.all_configs(section, profile, overrides)]
         experiment.train_together(ahead, dataset, overrides.get("runs_dir", "runs"), jobs=jobs)
     done: dict[str, Section] = {}
-    for section in sections.execute(wanted, profile, out / "notebooks", overrides, jobs=jobs, timeout=timeout):
+    for section in execution.execute(wanted, profile, out / "notebooks", overrides, jobs=jobs, timeout=timeout):
         done[section.name] = section
         problem = f": {section.error}" if section.error else ""
         say(f"{section.name:24} {section.status}, {section.seconds:.0f} s{problem}")

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.datasets import CIFAR10
-from torchvision.datasets.utils import check_integrity
 
 from cifarnb.synthetic import CLASSES as SYNTHETIC_CLASSES
 from cifarnb.synthetic import make_synthetic
@@ -23,6 +21,7 @@ from cifarnb.synthetic import make_synthetic
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PADDING = 4  # pixels on every side, for the random crop
 NETWORK_TIMEOUT = 8  # seconds until the download site counts as out of reach
+# torchvision is imported where it is needed: that takes more than a second, and an archive does without it.
 
 # Archives that are CIFAR-10 but not bit for bit, by fingerprint: how they differ stands in every report made on them.
 KNOWN_COPIES = {
@@ -104,7 +103,7 @@ def load(data: str = "auto") -> Dataset:
     path = Path(data).expanduser()
     try:
         if path.is_dir():
-            return _load_folder(path.parent if path.name == CIFAR10.base_folder else path)
+            return _load_folder(path)
         if path.is_file():
             return _load_archive(path)
     except OSError as error:
@@ -114,6 +113,9 @@ def load(data: str = "auto") -> Dataset:
 
 
 def _download(folder: Path) -> None:
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
     there = check_integrity(folder / CIFAR10.filename, CIFAR10.tgz_md5)
     if not there and not _download_site_answers():
         raise DataError(
@@ -129,6 +131,8 @@ def _download(folder: Path) -> None:
 
 def _download_site_answers() -> bool:
     """Whether the download site answers in time; in a thread, because a look-up of its name knows no time limit."""
+    from torchvision.datasets import CIFAR10
+
     answered = threading.Event()
 
     def ask() -> None:
@@ -147,6 +151,9 @@ def _download_site_answers() -> bool:
 
 def _damage(folder: Path) -> str | None:
     """What keeps a folder from being CIFAR-10 in torchvision's layout; None if all its files have the canonical MD5."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
     base = folder / CIFAR10.base_folder
     files = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
     for name, md5 in files:
@@ -158,6 +165,10 @@ def _damage(folder: Path) -> str | None:
 
 
 def _load_folder(folder: Path) -> Dataset:
+    from torchvision.datasets import CIFAR10
+
+    if folder.name == CIFAR10.base_folder:
+        folder = folder.parent
     if damage := _damage(folder):
         raise DataError(damage)
     with warnings.catch_warnings():

@@ -17,6 +17,7 @@ It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a 
 
 import functools
 import hashlib
+import importlib.metadata
 import io
 import itertools
 import json
@@ -39,7 +40,6 @@ import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor
 
 import cifarnb
@@ -341,7 +341,7 @@ def describe_origin() -> dict[str, Any]:
             "cifarnb": cifarnb.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": importlib.metadata.version("torchvision"),
             "numpy": np.__version__,
         },
         "platform": platform.platform(),

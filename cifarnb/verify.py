@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 
-from cifarnb import data, sections
+from cifarnb import data, execution, sections
 from cifarnb.build import finished_runs, headline_runs, make_summary, render_report, weights_name
 from cifarnb.config import ConfigError
 from cifarnb.data import Dataset
@@ -194,7 +194,7 @@ def _check_numbers(
     """Execute and render again, from the records alone, and compare."""
     ran = [s["name"] for s in summary["sections"] if s["status"] == "ok" or s["error"]]
     profile = summary["profile"]
-    done = {s.name: s for s in sections.execute(ran, profile, scratch / "notebooks", overrides)}
+    done = {s.name: s for s in execution.execute(ran, profile, scratch / "notebooks", overrides)}
     again = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
     expected = make_summary(profile, dataset, overrides, again, summary["origin"])
     # As JSON has it: tuples are lists, and a float is what its digits say.

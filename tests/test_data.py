@@ -394,7 +394,7 @@ def test_a_download_that_fails_is_one_line(cache, monkeypatch):
         raise RuntimeError("File not found or corrupted.")
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO())
-    monkeypatch.setattr(data, "CIFAR10", type("Broken", (CIFAR10,), {"__init__": fail}))
+    monkeypatch.setattr(CIFAR10, "__init__", fail)
     assert refusal("cifar10") == f"{cache}: CIFAR-10 could not be downloaded (File not found or corrupted.)"
 
 

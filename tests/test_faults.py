@@ -17,7 +17,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cifarnb import experiment, runs, sections, training
+from cifarnb import execution, experiment, runs, sections, training
 from cifarnb.config import Config, ConfigError
 from cifarnb.runs import RunError
 
@@ -133,7 +133,7 @@ def test_out_of_memory_names_the_run_and_a_smaller_batch(tiny_dataset, tmp_path,
 
 def test_a_run_that_diverges_is_recorded_and_the_section_goes_on(tmp_path):
     given = {"lr": 1e9, "epochs": 2, "train_size": 512, "test_size": 64, "runs_dir": str(tmp_path), "data": "synthetic"}
-    (section,) = sections.execute(["01_simple_cnn"], "smoke", tmp_path / "out", given)
+    (section,) = execution.execute(["01_simple_cnn"], "smoke", tmp_path / "out", given)
     assert (section.status, section.error) == ("ok", None)
     (path,) = tmp_path.glob("simple_cnn-*")
     run = runs.load(path)

@@ -10,7 +10,7 @@ import papermill
 import pytest
 import yaml
 
-from cifarnb import sections
+from cifarnb import execution, sections
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -79,7 +79,7 @@ def test_full_is_the_write_ups_schedule():
 def test_every_section_of_the_smoke_report_is_executed_to_its_end(smoke):
     for path in NOTEBOOKS:
         executed = smoke / "notebooks" / path.name
-        assert sections.first_unexecuted(executed) is None
+        assert execution.first_unexecuted(executed) is None
         for cell in nbformat.read(executed, as_version=4).cells:
             assert not [o for o in cell.get("outputs", []) if o.output_type == "error"]
 

@@ -27,7 +27,7 @@ LAYERS = [
     "landscape",
     "training figures tables display",
     "experiment sections front",
-    "summary bench",
+    "summary bench execution",
     "build",
     "verify compare",
     "cli",

@@ -2,7 +2,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from cifarnb import sections
+from cifarnb import execution, sections
 from cifarnb.config import ConfigError
 
 NOTEBOOK = """
@@ -109,7 +109,7 @@ def test_overrides_apply_where_they_are_declared(project):
 
 
 def execute(folder, names=("01_test",), profile="quick", **options):
-    return {s.name: s for s in sections.execute(names, profile, folder / "out", **options)}
+    return {s.name: s for s in execution.execute(names, profile, folder / "out", **options)}
 
 
 def test_good_failing_dying_and_slow_sections(project):
@@ -150,6 +150,6 @@ def test_an_old_notebook_does_not_pass_for_a_new_one(project, monkeypatch):
     def break_down(*_, **__):
         raise OSError("no kernel")
 
-    monkeypatch.setattr(sections.papermill, "execute_notebook", break_down)
-    section = sections._execute_one("01_test", sections.notebook("01_test"), old, {}, None)
+    monkeypatch.setattr(execution.papermill, "execute_notebook", break_down)
+    section = execution._execute_one("01_test", sections.notebook("01_test"), old, {}, None)
     assert (section.status, section.notebook, section.error) == ("failed", None, "OSError: no kernel")

@@ -8,7 +8,6 @@ import torch
 import torchinfo
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from cifarnb.models.lenet import SimpleCNN
 from cifarnb.models.resnet import BasicBlock, ResNet
@@ -120,5 +119,7 @@ def _describe(module: nn.Module) -> str:
 
 def feature_maps(model: nn.Module, images: Tensor, nodes: list[str]) -> dict[str, Tensor]:
     """The named submodules' outputs (N, C, H, W) for images (N, 3, 32, 32); leaves the model in eval mode."""
+    from torchvision.models.feature_extraction import create_feature_extractor  # more than a second: where it is needed
+
     with torch.no_grad():
         return create_feature_extractor(model.eval(), return_nodes=nodes)(images)

@@ -1,0 +1,91 @@
+"""The execution of the report's sections by papermill."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import joblib
+import nbformat
+import papermill
+import traitlets.config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from cifarnb.config import ConfigError
+from cifarnb.data import DataError
+from cifarnb.report import Section
+from cifarnb.runs import NotRunError, RunError
+from cifarnb.sections import SUMMARY, changes, notebook
+
+# Errors whose message is for the reader as it is.
+_TOLD = {error.__name__ for error in (ConfigError, DataError, NotRunError, RunError)}
+_KERNELS = traitlets.config.Config(KernelManager={"transport_encryption": "auto"})  # where the kernel knows how
+
+
+def execute(
+    sections: Sequence[str],
+    profile: str,
+    out: Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    jobs: int = 1,
+    timeout: int | None = None,
+) -> Iterator[Section]:
+    """Execute sections, ``jobs`` at a time in processes of their own; yields each as it ends.
+
+    The executed notebooks go to ``out``.  All parameters are checked before the first kernel starts.  ``timeout`` is
+    in seconds, for a cell.  A section that fails is yielded with its error, and the others go on.
+    """
+    tasks = {name: changes(name, profile, overrides) for name in sections}
+    out.mkdir(parents=True, exist_ok=True)
+    workers = max(1, min(jobs, len(tasks)))
+    last = {SUMMARY} & set(tasks)
+    for group in (set(tasks) - last, last):
+        # Processes of this machine whatever joblib.parallel_config says: the notebooks are written here.
+        work = joblib.Parallel(workers, backend="loky", return_as="generator_unordered", batch_size=1)
+        waiting = set(group)
+        try:
+            for section in work(
+                joblib.delayed(_execute_one)(name, notebook(name), out / f"{name}.ipynb", tasks[name], timeout)
+                for name in sorted(group)
+            ):
+                waiting.remove(section.name)
+                yield section
+        except TerminatedWorkerError:
+            yield from (Section(name, None, "failed", "its process was killed") for name in sorted(waiting))
+
+
+def _execute_one(name: str, source: Path, target: Path, parameters: dict[str, Any], timeout: int | None) -> Section:
+    started = time.perf_counter()
+    target.unlink(missing_ok=True)  # an older one must not pass for this one
+    status, error = "ok", None
+    try:
+        papermill.execute_notebook(
+            source, target, parameters, kernel_name="python3", progress_bar=False, execution_timeout=timeout,
+            stderr_file=sys.stderr, config=_KERNELS, shutdown_kernel="immediate",  # a polite one takes 3 s
+        )  # fmt: skip
+    except PapermillExecutionError as failure:
+        status = "not run" if failure.ename == NotRunError.__name__ else "failed"
+        error = failure.evalue if failure.ename in _TOLD else f"{failure.ename}: {failure.evalue}"
+    except CellTimeoutError:
+        status, error = "timeout", f"a cell took longer than {timeout} s"
+    except DeadKernelError:
+        status, error = "failed", "the kernel died"
+    except Exception as failure:
+        status, error = "failed", f"{type(failure).__name__}: {failure}"
+    executed = target if target.exists() else None
+    if status == "ok" and executed and (cell := first_unexecuted(executed)):
+        # A kernel that dies leaves a notebook in which papermill calls every cell completed.
+        status, error = "failed", f"the kernel died at or before the cell that begins: {cell}"
+    return Section(name, executed, status, error and " ".join(error.split()), time.perf_counter() - started)
+
+
+def first_unexecuted(executed: Path) -> str | None:
+    """The first line of the first code cell that was not executed to its end; None if all were."""
+    for cell in nbformat.read(executed, as_version=4).cells:
+        if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
+            return cell.source.strip().splitlines()[0]
+    return None
