@@ -90,15 +90,17 @@ def _is_better(better: str, worse: str) -> Callable[[Networks], Finding]:
     return measure
 
 
-def _is_below(reported: float, noise: float, unit: str, name: str, key: str) -> Callable[[Networks], Finding]:
-    """A number of one network is below the reported one; with one seed ``noise`` is what may be chance."""
+def _is_below(reported: float, noise: float, words: str, name: str, key: str) -> Callable[[Networks], Finding]:
+    """A number of one network is below the reported one; with one seed ``noise`` is what may be chance.
+
+    In ``words`` ``{}`` stands for the number, and ``{device_name}`` for where it was measured.
+    """
 
     def measure(ran: Networks) -> Finding:
         found = ran[name][key]
         low, high = found["ci95"] or (found["mean"] - noise, found["mean"] + noise)
         kind = "95 % interval (t over the seeds)" if found["ci95"] else f"one seed: ± {noise:g} counts as noise"
-        where = f" on {ran[name]['device_name']}" if unit == "s per epoch" else ""
-        here = f"{_spread(found)} {unit}{where}"
+        here = words.format(_spread(found), device_name=ran[name]["device_name"])
         return Finding(here, (reported - high, reported - low), f"{kind} against the reported number")
 
     return measure
@@ -164,14 +166,15 @@ CLAIMS = (
     Claim("The simple CNN reaches 64 %.", "64%", ("simple_cnn",), "fig-accuracy-simple_cnn",
           _reaches("simple_cnn"), own_schedule=True),
     Claim("The simple CNN is very fast to train.", "about 4.89 s per epoch", ("simple_cnn",),
-          "table-result-simple_cnn", _is_below(4.89, 0.489, "s per epoch", "simple_cnn", "seconds_per_epoch"),
+          "table-result-simple_cnn",
+          _is_below(4.89, 0.489, "{} s per epoch on {device_name}", "simple_cnn", "seconds_per_epoch"),
           own_schedule=True),
     Claim("Residual connections and batch norm do much better than the simple CNN.", "77.06% against 64%",
           ("simple_cnn", "resnet6"), "table-networks", _is_better("resnet6", "simple_cnn")),
     Claim("The residual network with six blocks reaches 77.06 %.", "77.06%", ("resnet6",), "fig-accuracy-resnet6",
           _reaches("resnet6"), own_schedule=True),
     Claim("It converges fast.", "best at epoch 58 of 100", ("resnet6",), "fig-accuracy-resnet6",
-          _is_below(58, 5, "of 100 is the best epoch", "resnet6", "best_epochs"), own_schedule=True),
+          _is_below(58, 5, "best at epoch {} of 100", "resnet6", "best_epochs"), own_schedule=True),
     Claim("Nine blocks reach 90.29 %.", "90.29%", ("resnet9",), "fig-accuracy-resnet9",
           _reaches("resnet9"), own_schedule=True),
     Claim("More layers of the same structure do better still.", "90.29% against 77.06%", ("resnet6", "resnet9"),

@@ -259,10 +259,10 @@ def probes(runs: Mapping[str, Sequence[Run]]) -> Figure:
         smoothness.plot(betas.index, betas.median(axis=1), color=COLORS[name])
         if len(same) > 1:
             smoothness.plot(betas.index, betas, color=COLORS[name], lw=0.6, alpha=0.5)
-    losses.set(ylabel="loss on the walk", ylim=(0, 1.1 * max(tops)))
+    losses.set(ylabel="loss on the walk", yscale="log", ylim=(None, 1.1 * max(tops)))
     changes.set(ylabel="change of the gradient", yscale="log")
     smoothness.set(ylabel="effective β", yscale="log", xlabel="step")
-    losses.legend(loc="upper right")
+    figure.legend(*losses.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 

@@ -217,7 +217,7 @@ def test_rates_that_all_diverged_from_the_first_step_on():
     nothing = np.full(3, INF)
     figure = figures.loss_landscape({"vgg_a": (nothing, nothing), "vgg_a_bn": (np.ones(3), np.full(3, 2.0))})
     figure.draw_without_rendering()
-    assert figure.axes[0].get_ylim() == pytest.approx((0, 2.2))
+    assert figure.axes[0].get_ylim()[1] == pytest.approx(2.2)
     figures.loss_landscape({"vgg_a": (nothing, nothing)}).draw_without_rendering()
 
 
@@ -248,12 +248,11 @@ def test_walks_are_the_bands_of_the_first_run_and_the_median_smoothness():
     assert all(line.get_linewidth() < normed.get_linewidth() for line in single)
     colors = [line.get_color() for line in smoothness.lines]
     assert all(map(same_color, colors, [COLORS["vgg_a"]] + [COLORS["vgg_a_bn"]] * 4))
-    assert [ax.get_yscale() for ax in figure.axes] == ["linear", "log", "log"]
+    assert [ax.get_yscale() for ax in figure.axes] == ["log", "log", "log"]
     labels = ["loss on the walk", "change of the gradient", "effective β"]
     assert [ax.get_ylabel() for ax in figure.axes] == labels
     assert [ax.get_xlabel() for ax in figure.axes] == ["", "", "step"]
-    assert [text.get_text() for text in losses.get_legend().get_texts()] == [LABELS[name] for name in runs]
-    assert [ax.get_legend() for ax in (changes, smoothness)] == [None, None]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [LABELS[name] for name in runs]
 
 
 def test_two_sides_are_told_apart_by_colour_and_line(make_run):
@@ -272,7 +271,7 @@ def test_single_peaks_do_not_flatten_the_walks():
     high[[10, 500]] = 100
     quiet = np.ones(1000)
     run = probed(**dict.fromkeys(probed().probes, quiet) | {"step": np.arange(1000), "loss_max": high})
-    assert figures.probes({"vgg_a": [run]}).axes[0].get_ylim() == pytest.approx((0, 2.2))
+    assert figures.probes({"vgg_a": [run]}).axes[0].get_ylim()[1] == pytest.approx(2.2)
 
 
 def test_walks_that_are_not_finite_are_left_out():
@@ -289,7 +288,8 @@ def test_walks_that_are_not_finite_are_left_out():
     figure = figures.probes({"vgg_a": [broken, other]})
     figure.draw_without_rendering()
     losses, changes, smoothness = figure.axes
-    assert losses.get_ylim() == pytest.approx((0, 2.2))
+    assert losses.get_ylim()[0] < 1
+    assert losses.get_ylim()[1] == pytest.approx(2.2)
     assert losses.lines[1].get_ydata().tolist() == [2, 20, 20, 2]  # out of the axis and back
     np.testing.assert_equal(changes.lines[1].get_ydata(), [2, NAN, NAN, 4])
     np.testing.assert_equal(smoothness.lines[0].get_ydata(), [4, 7, NAN, 4])
@@ -303,7 +303,8 @@ def test_walks_of_a_run_that_diverged_from_the_first_step_on():
         figure.draw_without_rendering()
         assert all(visible(ax) for ax in figure.axes)
     both = figures.probes({"vgg_a": [nothing], "vgg_a_bn": [probed()]}).axes[0]
-    assert both.get_ylim() == pytest.approx((0, 1.1 * np.quantile([2, 3], 0.995)))
+    assert both.get_ylim()[0] < 0.5
+    assert both.get_ylim()[1] == pytest.approx(1.1 * np.quantile([2, 3], 0.995))
 
 
 def ended(model, lr, accuracy, loss, diverged=False):
