@@ -19,6 +19,7 @@ from cifarnb.synthetic import CLASSES as SYNTHETIC_CLASSES
 from cifarnb.synthetic import make_synthetic
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+ARCHIVE = "cifar10.npz"  # as which the cache may hold the images, instead of torchvision's files
 PADDING = 4  # pixels on every side, for the random crop
 NETWORK_TIMEOUT = 8  # seconds until the download site counts as out of reach
 # torchvision is imported where it is needed: that takes more than a second, and an archive does without it.
@@ -73,7 +74,7 @@ def resolve(data: str = "auto") -> str:
         return data
     if _damage(cache_folder()) is None:
         return "cifar10"
-    if (archive := cache_folder() / "cifar10.npz").exists():
+    if (archive := cache_folder() / ARCHIVE).exists():
         return str(archive)
     if _download_site_answers():
         return "cifar10"
@@ -88,6 +89,8 @@ def resolve(data: str = "auto") -> str:
 def load(data: str = "auto") -> Dataset:
     """The data set that ``data`` names, as ``resolve`` understands it.
 
+    ``cifar10`` is never anything else: files with the canonical MD5, or a known copy.
+
     Raises DataError with one line that names the file and the fault.
     """
     data = resolve(data)
@@ -98,6 +101,9 @@ def load(data: str = "auto") -> Dataset:
     if data == "cifar10":
         folder = cache_folder()
         if _damage(folder) is not None:
+            archive = folder / ARCHIVE
+            if archive.exists() and (dataset := _load_archive(archive)).is_cifar10:
+                return dataset
             _download(folder)
         return _load_folder(folder)
     path = Path(data).expanduser()

@@ -336,6 +336,15 @@ def test_auto_takes_the_cache_first(folder, cache, arrays, no_network):
     assert load("auto").canonical
 
 
+def test_cifar10_takes_an_archive_in_the_cache_if_it_is_cifar10(cache, arrays, no_network, monkeypatch):
+    cache.mkdir(parents=True)
+    np.savez(cache / "cifar10.npz", **arrays)
+    assert "it cannot be downloaded" in refusal("cifar10")
+    fingerprint = load(str(cache / "cifar10.npz")).fingerprint
+    monkeypatch.setitem(data.KNOWN_COPIES, fingerprint, "nearly CIFAR-10")
+    assert load("cifar10").fingerprint == fingerprint
+
+
 def test_auto_downloads_where_the_site_answers(monkeypatch):
     asked = []
 
