@@ -1,6 +1,7 @@
 """One function per figure: records in, a matplotlib Figure out.  Reads no file, shows nothing."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -185,6 +186,23 @@ def _label_axes(ax: Axes, quantity: str) -> None:
         ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
 
 
+def _scale_by_ratio(ax: Axes) -> None:
+    """A logarithmic y axis, labelled with plain numbers: the fewer, the more decades it spans."""
+
+    def label(value: float, _: object) -> str:
+        low, high = ax.get_ylim()
+        labelled = "1" if high > 100 * low else "125" if high > 4 * low else "123456789"
+        if f"{value:e}"[0] not in labelled:
+            return ""
+        if labelled == "1" and not 1e-3 <= value < 1e5:
+            return f"$10^{{{math.log10(value):.0f}}}$"
+        return f"{value:g}"
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(FuncFormatter(label))
+    ax.yaxis.set_minor_formatter(FuncFormatter(label))
+
+
 @_styled
 def feature_maps(image: Tensor, title: str, maps: Mapping[str, Tensor], channels: int = 8) -> Figure:
     """An image (32, 32, 3) uint8, then a row a stage with its first channels; maps: stage → (C, H, W)."""
@@ -246,8 +264,8 @@ def probes(runs: Mapping[str, Sequence[Run]]) -> Figure:
     """
     figure = Figure(figsize=(WIDTH, 7.5))
     losses, changes, smoothness = figure.subplots(3, 1, sharex=True)
-    changes.set_yscale("log")
-    smoothness.set_yscale("log")
+    for ax in (losses, changes, smoothness):
+        _scale_by_ratio(ax)
     tops = []
     for name, same in runs.items():
         first = _probes(same[0])
@@ -259,9 +277,9 @@ def probes(runs: Mapping[str, Sequence[Run]]) -> Figure:
         smoothness.plot(betas.index, betas.median(axis=1), color=COLORS[name])
         if len(same) > 1:
             smoothness.plot(betas.index, betas, color=COLORS[name], lw=0.6, alpha=0.5)
-    losses.set(ylabel="loss on the walk", yscale="log", ylim=(None, 1.1 * max(tops)))
-    changes.set(ylabel="change of the gradient", yscale="log")
-    smoothness.set(ylabel="effective β", yscale="log", xlabel="step")
+    losses.set(ylabel="loss on the walk", ylim=(None, 1.1 * max(tops)))
+    changes.set(ylabel="change of the gradient")
+    smoothness.set(ylabel="effective β", xlabel="step")
     figure.legend(*losses.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
@@ -306,7 +324,7 @@ def rates(runs: Mapping[str, Sequence[Run]]) -> Figure:
     left.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
     right.set(xscale="log", xlabel="learning rate", ylabel="training loss")
     if not all_diverged:
-        right.set_yscale("log")  # which an axis without a line cannot be
+        _scale_by_ratio(right)  # which an axis without a line cannot be
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
@@ -331,7 +349,8 @@ def loss_lines(coordinates: np.ndarray, losses: Mapping[str, np.ndarray]) -> Fig
     for name, lines in losses.items():
         ax.plot(coordinates, lines.T, color=COLORS[name], lw=0.6, alpha=0.5)
         ax.plot(coordinates, lines.mean(axis=0), color=COLORS[name], label=LABELS[name])
-    ax.set(yscale="log", xlabel="distance from the trained weights, in units of the filters' norms", ylabel="loss")
+    _scale_by_ratio(ax)
+    ax.set(xlabel="distance from the trained weights, in units of the filters' norms", ylabel="loss")
     ax.legend()
     return figure
 

@@ -517,3 +517,23 @@ def test_every_network_has_a_colour_of_its_own():
     assert [*COLORS] == [*LABELS]
     assert len(set(COLORS.values())) == len(LABELS)
     assert set(COLORS.values()) <= set(figures._PALETTE)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (2.2, 70, ["5", "10", "20", "50"]),
+        (2.5, 8.5, ["3", "4", "5", "6", "7", "8"]),
+        (0.05, 200, ["0.1", "1", "10", "100"]),
+        (1, 5e6, ["1", "10", "100", "1000", "10000", "$10^{5}$", "$10^{6}$"]),
+        (2e-5, 9e-5, ["2e-05", "5e-05"]),
+    ],
+)
+def test_an_axis_by_ratios_has_plain_numbers(low, high, expected):
+    figure = Figure()
+    ax = figure.subplots()
+    figures._scale_by_ratio(ax)
+    ax.set_ylim(low, high)
+    figure.draw_without_rendering()
+    labels = {(text.get_position()[1], text.get_text()) for text in ax.get_yticklabels(which="both")}
+    assert [text for at, text in sorted(labels) if text and low <= at <= high] == expected
