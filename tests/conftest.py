@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nbformat.v4 import new_code_cell, new_notebook
 
 from cifarnb import runs
 from cifarnb.claims import judge
@@ -16,6 +18,13 @@ from cifarnb.data import CIFAR10_CLASSES, Dataset
 from cifarnb.summary import describe_landscape, describe_network
 
 ROOT = Path(__file__).parents[1]
+PARAMETERS = """
+epochs: int = 3  # passes
+lr: float = 0.1  # rate
+lrs: list[float] = [0.1]  # rates
+name: str = "x"  # a name
+flag: bool = False  # yes or no
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +45,24 @@ def tiny_dataset():
         return images, torch.randint(0, 10, (n,), generator=generator)
 
     return Dataset(*noise(256), *noise(64), CIFAR10_CLASSES, source="noise", canonical=False, fingerprint="0" * 64)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with one notebook; returns a function that writes its cells after the parameters, and params/full."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "params" / "full").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+    def write(*cells, yaml="", name="01_test"):
+        parameters = new_code_cell(PARAMETERS.strip(), metadata={"tags": ["parameters"]})
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        notebook = new_notebook(cells=[parameters, *map(new_code_cell, cells)], metadata=kernel)
+        nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
+        (tmp_path / "params" / "full" / f"{name}.yaml").write_text(yaml)
+        return tmp_path
+
+    return write
 
 
 @pytest.fixture

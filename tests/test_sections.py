@@ -1,35 +1,7 @@
-import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 
-from cifarnb import execution, sections
+from cifarnb import sections
 from cifarnb.config import ConfigError
-
-NOTEBOOK = """
-epochs: int = 3  # passes
-lr: float = 0.1  # rate
-lrs: list[float] = [0.1]  # rates
-name: str = "x"  # a name
-flag: bool = False  # yes or no
-"""
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project with one notebook; returns a function that writes its cells after the parameters, and params/full."""
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "params" / "full").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-
-    def write(*cells, yaml="", name="01_test"):
-        parameters = new_code_cell(NOTEBOOK.strip(), metadata={"tags": ["parameters"]})
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        notebook = new_notebook(cells=[parameters, *map(new_code_cell, cells)], metadata=kernel)
-        nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
-        (tmp_path / "params" / "full" / f"{name}.yaml").write_text(yaml)
-        return tmp_path
-
-    return write
 
 
 def test_declared_parameters_have_type_default_and_help(project):
@@ -106,50 +78,3 @@ def test_an_unknown_section_or_profile_is_refused_with_a_hint(project, call):
 def test_overrides_apply_where_they_are_declared(project):
     project(yaml="name: file")
     assert sections.changes("01_test", "full", {"name": "override", "data": "elsewhere"}) == {"name": "override"}
-
-
-def execute(folder, names=("01_test",), profile="quick", **options):
-    return {s.name: s for s in execution.execute(names, profile, folder / "out", **options)}
-
-
-def test_good_failing_dying_and_slow_sections(project):
-    """One call: it also shows that a section that fails does not keep the others from running."""
-    project("print(epochs)", name="01_good")
-    project("print('before')", "raise ValueError('no luck')", "print('after')", name="02_fails")
-    project("import os", "os._exit(1)", "print('after')", name="03_dies")
-    project("import os; os._exit(1)", name="04_dies_last")
-    folder = project("import time; time.sleep(300)", name="05_sleeps")
-    done = execute(folder, ["01_good", "02_fails", "03_dies", "04_dies_last", "05_sleeps"], timeout=8, jobs=2)
-    assert {name: section.status for name, section in done.items()} == {
-        "01_good": "ok",
-        "02_fails": "failed",
-        "03_dies": "failed",
-        "04_dies_last": "failed",
-        "05_sleeps": "timeout",
-    }
-    assert done["02_fails"].error == "ValueError: no luck"
-    assert "died" in done["03_dies"].error
-    assert "8 s" in done["05_sleeps"].error
-    executed = nbformat.read(done["01_good"].notebook, as_version=4)
-    assert executed.cells[-1].outputs[0].text == "3\n"
-
-
-def test_a_wrong_parameter_stops_before_any_kernel_starts(project):
-    folder = project("print(1)", yaml="epochs: many")
-    with pytest.raises(ConfigError):
-        execute(folder, profile="full")
-    assert not list((folder / "out").glob("*")) if (folder / "out").exists() else True
-
-
-def test_an_old_notebook_does_not_pass_for_a_new_one(project, monkeypatch):
-    folder = project("print(1)")
-    old = folder / "out" / "01_test.ipynb"
-    old.parent.mkdir()
-    old.write_text("old")
-
-    def break_down(*_, **__):
-        raise OSError("no kernel")
-
-    monkeypatch.setattr(execution.papermill, "execute_notebook", break_down)
-    section = execution._execute_one("01_test", sections.notebook("01_test"), old, {}, None)
-    assert (section.status, section.notebook, section.error) == ("failed", None, "OSError: no kernel")
