@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -186,21 +187,24 @@ def _label_axes(ax: Axes, quantity: str) -> None:
         ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
 
 
-def _scale_by_ratio(ax: Axes) -> None:
-    """A logarithmic y axis, labelled with plain numbers: the fewer, the more decades it spans."""
+def _plain(value: float) -> str:
+    exponent = round(math.log10(value))
+    is_far_power = math.isclose(value, 10.0**exponent) and not 1e-3 <= value < 1e5
+    return f"$10^{{{exponent}}}$" if is_far_power else f"{value:g}"
+
+
+def _scale_by_ratio(axis: Axis, name: Callable[[float], str] = _plain) -> None:
+    """A logarithmic axis, labelled with numbers as ``name`` writes them: the fewer, the more decades it spans."""
 
     def label(value: float, _: object) -> str:
-        low, high = ax.get_ylim()
+        low, high = axis.get_view_interval()
         labelled = "1" if high > 100 * low else "125" if high > 4 * low else "123456789"
-        if f"{value:e}"[0] not in labelled:
-            return ""
-        if labelled == "1" and not 1e-3 <= value < 1e5:
-            return f"$10^{{{math.log10(value):.0f}}}$"
-        return f"{value:g}"
+        return name(value) if f"{value:e}"[0] in labelled else ""
 
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(FuncFormatter(label))
-    ax.yaxis.set_minor_formatter(FuncFormatter(label))
+    ax = axis.axes
+    (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)("log")
+    axis.set_major_formatter(FuncFormatter(label))
+    axis.set_minor_formatter(FuncFormatter(label))
 
 
 @_styled
@@ -265,7 +269,7 @@ def probes(runs: Mapping[str, Sequence[Run]]) -> Figure:
     figure = Figure(figsize=(WIDTH, 7.5))
     losses, changes, smoothness = figure.subplots(3, 1, sharex=True)
     for ax in (losses, changes, smoothness):
-        _scale_by_ratio(ax)
+        _scale_by_ratio(ax.yaxis)
     tops = []
     for name, same in runs.items():
         first = _probes(same[0])
@@ -324,7 +328,7 @@ def rates(runs: Mapping[str, Sequence[Run]]) -> Figure:
     left.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
     right.set(xscale="log", xlabel="learning rate", ylabel="training loss")
     if not all_diverged:
-        _scale_by_ratio(right)  # which an axis without a line cannot be
+        _scale_by_ratio(right.yaxis)  # which an axis without a line cannot be
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
@@ -349,7 +353,7 @@ def loss_lines(coordinates: np.ndarray, losses: Mapping[str, np.ndarray]) -> Fig
     for name, lines in losses.items():
         ax.plot(coordinates, lines.T, color=COLORS[name], lw=0.6, alpha=0.5)
         ax.plot(coordinates, lines.mean(axis=0), color=COLORS[name], label=LABELS[name])
-    _scale_by_ratio(ax)
+    _scale_by_ratio(ax.yaxis)
     ax.set(xlabel="distance from the trained weights, in units of the filters' norms", ylabel="loss")
     ax.legend()
     return figure
@@ -432,9 +436,9 @@ def accuracy_against_parameters(networks: Sequence[Mapping[str, Any]]) -> Figure
         if network["reported_accuracy"]:
             ax.plot(x, network["reported_accuracy"], "o", color=color, ms=9, mfc="none", mew=1.6)
     ax.plot([], [], "o", color="0.3", ms=9, mfc="none", mew=1.6, label="reported")
-    ax.set(xscale="log", xlabel="parameters", ylabel="test accuracy")
+    _scale_by_ratio(ax.xaxis, lambda n: f"{n / 1e6:g} M" if n >= 1e6 else f"{n / 1e3:g} k")
+    ax.set(xlabel="parameters", ylabel="test accuracy")
     ax.margins(x=0.15, y=0.15)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n / 1e6:g} M" if n >= 1e6 else f"{n / 1e3:g} k"))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

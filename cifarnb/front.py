@@ -74,7 +74,7 @@ def front_page(summary: Mapping[str, Any]) -> str:
 
 def headline_table(summary: Mapping[str, Any]) -> str:
     """Every network's accuracies, reported and here, in Markdown."""
-    columns = ["network", "parameters", "reported", "last epoch", "best epoch"]
+    columns = ["network", "reported", "last epoch", "best epoch", "parameters"]  # what matters first: phones are narrow
     align = ("left", "right", "right", "right", "right")
     table = tables.networks(summary)[columns].to_markdown(index=False, disable_numparse=True, colalign=align)
     return str(table)

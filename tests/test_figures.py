@@ -532,7 +532,7 @@ def test_every_network_has_a_colour_of_its_own():
 def test_an_axis_by_ratios_has_plain_numbers(low, high, expected):
     figure = Figure()
     ax = figure.subplots()
-    figures._scale_by_ratio(ax)
+    figures._scale_by_ratio(ax.yaxis)
     ax.set_ylim(low, high)
     figure.draw_without_rendering()
     labels = {(text.get_position()[1], text.get_text()) for text in ax.get_yticklabels(which="both")}
