@@ -117,6 +117,7 @@ def make_summary(
         summary["sections"].append(
             {
                 "name": section.name,
+                "title": sections.title(section.name),
                 "status": section.status,
                 "error": section.error,
                 "runs": len(there),

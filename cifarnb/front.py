@@ -35,10 +35,10 @@ def banner(summary: Mapping[str, Any]) -> list[str]:
         "timeout": "ran out of time",
         "not run": "did not run, or not to the end",
     }.items():
-        if names := [section["name"] for section in summary["sections"] if section["status"] == status]:
-            notices.append(f"**Sections that {words}:** {', '.join(names)}.")
+        if names := [section["title"] for section in summary["sections"] if section["status"] == status]:
+            notices.append(f"**Sections that {words}:** {'; '.join(names)}.")
     if missing := [section for section in summary["sections"] if section["runs"] < section["runs_wanted"]]:
-        each = "; ".join(f"{s['name']} has {s['runs']} of {s['runs_wanted']}" for s in missing)
+        each = "; ".join(f"{s['title']} has {s['runs']} of {s['runs_wanted']}" for s in missing)
         notices.append(f"**Runs that are not there,** so that what they would show is left out: {each}.")
     return notices
 

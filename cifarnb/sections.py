@@ -1,6 +1,7 @@
 """The report's sections: a notebook, its parameters for a profile, and the runs that it asks for."""
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,15 @@ def notebook(section: str) -> Path:
     if section not in names():
         raise ConfigError(f"section {unknown_name(section, names())}")
     return project_root() / "notebooks" / f"{section}.ipynb"
+
+
+def title(section: str) -> str:
+    """The section's number and name, in English: the last heading of its notebook's first cell; its name if none."""
+    import nbformat  # see ``declared``
+
+    first = "".join(cell.source for cell in nbformat.read(notebook(section), as_version=4).cells[:1])
+    headings = re.findall(r"^#+ (.+?)(?: \([^()]*[^\x00-\x7f][^()]*\))?$", first, re.MULTILINE)
+    return str(headings[-1]) if headings else section
 
 
 def declared(section: str) -> dict[str, Parameter]:

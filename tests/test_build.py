@@ -110,7 +110,7 @@ def test_a_report_is_made_of_the_runs_that_are_there(smoke, tmp_path):
     assert (deeper["status"], deeper["runs"], deeper["runs_wanted"]) == ("not run", 0, 1)
     assert "ResNet, 9 blocks, 2 epochs" in deeper["error"]
     page = (tmp_path / "out" / "report.md").read_text()
-    assert "03_deeper_residual_cnn has 0 of 1" in page
+    assert "1.3 A deeper network has 0 of 1" in page
     assert "The rest of this section did not run" in page
     assert not list((tmp_path / "runs").glob("resnet9-*"))
 

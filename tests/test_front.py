@@ -39,9 +39,9 @@ def test_a_network_that_diverged_is_named(make_run, make_summary):
 
 def test_sections_that_are_not_well_are_named(make_summary):
     states = {"a": "ok", "b": "failed", "c": "timeout", "d": "not run", "e": "failed"}
-    sections = [{"name": name, "status": status, "runs": 1, "runs_wanted": 1} for name, status in states.items()]
+    sections = [{"title": name, "status": status, "runs": 1, "runs_wanted": 1} for name, status in states.items()]
     assert front.banner(make_summary(sections=sections)) == [
-        "**Sections that failed:** b, e.",
+        "**Sections that failed:** b; e.",
         "**Sections that ran out of time:** c.",
         "**Sections that did not run, or not to the end:** d.",
     ]
@@ -49,7 +49,7 @@ def test_sections_that_are_not_well_are_named(make_summary):
 
 def test_runs_that_are_not_there_are_counted(make_summary):
     found = {"a": (3, 3), "b": (1, 3), "c": (0, 92)}
-    sections = [{"name": name, "status": "ok", "runs": n, "runs_wanted": of} for name, (n, of) in found.items()]
+    sections = [{"title": name, "status": "ok", "runs": n, "runs_wanted": of} for name, (n, of) in found.items()]
     (notice,) = front.banner(make_summary(sections=sections))
     assert notice.endswith("b has 1 of 3; c has 0 of 92.")
 

@@ -11,6 +11,24 @@ def test_declared_parameters_have_type_default_and_help(project):
     assert found["lrs"] == sections.Parameter("list[float]", [0.1], "rates")
 
 
+def test_titles_are_the_headings_of_the_report():
+    titles = [sections.title(name) for name in sections.names()]
+    assert titles == [
+        "0. Data",
+        "1.1 Simple CNN",
+        "1.2 Residual connections + batch norm",
+        "1.3 A deeper network",
+        "2. Batch Normalization",
+        "2.3 Why batch norm helps",
+        "3. Summary",
+    ]
+
+
+def test_a_section_without_a_heading_goes_by_its_name(project):
+    project()
+    assert sections.title("01_test") == "01_test"
+
+
 @pytest.mark.parametrize(
     ("yaml", "value"),
     [
