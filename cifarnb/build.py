@@ -49,7 +49,9 @@ def build_report(
     """
     overrides: dict[str, Any] = {"profile": profile} if train else {"profile": profile, "train": False}
     if runs_dir is not None:
-        overrides["runs_dir"] = str(runs_dir.resolve())
+        folder, root = runs_dir.resolve(), project_root().resolve()
+        # As the notebooks take it: relative to the project where it is in it, so that no report tells where that is.
+        overrides["runs_dir"] = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
     wanted = list(only or sections.names())
     for name in sections.names():
         sections.changes(name, profile)

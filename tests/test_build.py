@@ -11,8 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from cifarnb import runs
-from cifarnb.build import _finite
+from cifarnb import build, runs
 from cifarnb.models import build_model, count_parameters
 
 
@@ -164,4 +163,12 @@ def test_a_section_that_fails_is_shown_and_the_exit_code_says_so(smoke, tmp_path
 
 
 def test_numbers_that_json_does_not_have_become_null():
-    assert _finite({"a": [float("nan"), 1.5, {"b": float("inf")}]}) == {"a": [None, 1.5, {"b": None}]}
+    assert build._finite({"a": [float("nan"), 1.5, {"b": float("inf")}]}) == {"a": [None, 1.5, {"b": None}]}
+
+
+def test_runs_within_the_project_are_named_relative_to_it(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(build, "_build", lambda *given, **_: seen.append(given[4]["runs_dir"]) or True)
+    for folder in (runs.project_root() / "reports" / "there" / "runs", tmp_path / "runs"):
+        assert build.build_report("smoke", out=tmp_path / "out", runs_dir=folder, train=False)
+    assert seen == [os.path.join("reports", "there", "runs"), str((tmp_path / "runs").resolve())]
