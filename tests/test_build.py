@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -171,4 +172,4 @@ def test_runs_within_the_project_are_named_relative_to_it(tmp_path, monkeypatch)
     monkeypatch.setattr(build, "_build", lambda *given, **_: seen.append(given[4]["runs_dir"]) or True)
     for folder in (runs.project_root() / "reports" / "there" / "runs", tmp_path / "runs"):
         assert build.build_report("smoke", out=tmp_path / "out", runs_dir=folder, train=False)
-    assert seen == [os.path.join("reports", "there", "runs"), str((tmp_path / "runs").resolve())]
+    assert seen == [str(Path("reports/there/runs")), str((tmp_path / "runs").resolve())]
