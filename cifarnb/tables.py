@@ -109,7 +109,7 @@ def claims(summary: Mapping[str, Any]) -> pd.DataFrame:
     """The write-up's conclusions and numbers, what was measured here, the verdict, and a link to what shows it."""
     rows = []
     for claim in summary["claims"]:
-        shown = f"[figure](#{claim['figure']})" if claim["here"] else "–"
+        shown = f"[–](#{claim['figure']})" if claim["here"] else "–"  # the report puts in the number, if it has it
         rows.append((claim["claim"], claim["reported"] or "–", claim["here"] or "–", f"**{claim['verdict']}**", shown))
     return pd.DataFrame(rows, columns=["the write-up", "reported", "here", "verdict", "shown in"])
 

@@ -134,7 +134,7 @@ def test_claims_with_their_verdicts(make_run, make_summary):
     table = rows(tables.claims(summary))
     assert len(table) == len(summary["claims"])
     here = "50.00% against 40.00%, +10.0 points"
-    link = "[figure](#table-networks)"
+    link = "[–](#table-networks)"
     residual = table["Residual connections and batch norm do much better than the simple CNN."]
     assert residual == ("77.06% against 64%", here, "**within noise**", link)  # on 64 test images
     assert table["With batch norm VGG-A tests better."] == ("–", "–", "**not run**", "–")
