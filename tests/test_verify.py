@@ -83,7 +83,7 @@ def test_tampering_is_found_on_the_whole_way(report, smoke, monkeypatch):
     def execute(names, *_):
         return [Section(name, smoke / "notebooks" / f"{name}.ipynb", "ok") for name in names]
 
-    monkeypatch.setattr(verify_module.sections, "execute", execute)
+    monkeypatch.setattr(verify_module.execution, "execute", execute)
 
     def failed():
         return {check.what: check.detail for check in verify(report, tick=lambda _: None) if not check.ok}
