@@ -100,7 +100,8 @@ def run_all(
         broken = {config.seed for config, there in found if not there}
         if configs and (first := configs[0].seed) in broken:
             missing = [config for config, there in found if not there and config.seed == first]
-            raise NotRunError("; ".join(map(describe, missing)))
+            more = f"; and {len(missing) - 2} more" if len(missing) > 2 else ""
+            raise NotRunError("; ".join(map(describe, missing[:2])) + more)
         return [there for config, there in found if there and config.seed not in broken]
     if jobs > 1:
         train_together(configs, dataset, runs_dir, jobs=jobs)

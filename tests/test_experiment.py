@@ -15,6 +15,7 @@ from cifarnb import experiment, runs
 from cifarnb.config import Config
 from cifarnb.data import normalize
 from cifarnb.metrics import predict
+from cifarnb.runs import NotRunError
 from cifarnb.training import fit
 
 CONFIG = Config(model="simple_cnn", epochs=2, batch_size=64)
@@ -48,6 +49,20 @@ def test_a_run_is_trained_once_and_then_loaded(tiny_dataset, tmp_path, monkeypat
 def test_find_trains_nothing(tiny_dataset, tmp_path):
     assert experiment.find(CONFIG, tiny_dataset, tmp_path) is None
     assert not list(tmp_path.glob("*"))
+
+
+def test_without_training_the_complete_seeds_are_given_and_a_missing_first_one_is_described(tiny_dataset, tmp_path):
+    configs = [CONFIG.replace(epochs=1, lr=lr, seed=seed) for seed in (0, 1) for lr in (0.1, 0.2, 0.3, 0.4)]
+    with pytest.raises(NotRunError) as missing:
+        experiment.run_all(configs, tiny_dataset, tmp_path, train=False)
+    first, second, more = str(missing.value).split("; ")
+    assert (first, second) == (experiment.describe(configs[0]), experiment.describe(configs[1]))
+    assert "learning rate 0.1" in first
+    assert "seed 0" in first
+    assert more == "and 2 more"
+    there = [experiment.run(config, tiny_dataset, tmp_path) for config in configs[:6]]  # of seed 1 half
+    found = experiment.run_all(configs, tiny_dataset, tmp_path, train=False)
+    assert [run.name for run in found] == [run.name for run in there[:4]]
 
 
 @pytest.mark.parametrize(
