@@ -62,7 +62,7 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
         ("weight decay, label smoothing", None, f"{config.weight_decay:g}, {config.label_smoothing:g}"),
         ("training images", None, f"{run.provenance['train_images']:,}"),
         ("test images", None, f"{run.provenance['test_images']:,}"),
-        ("seeds", None, ", ".join(str(r.config.seed) for r in runs)),
+        ("seeds", None, _seeds(runs)),
         ("device", None, f"{run.provenance['device_name']}, {run.provenance['precision']}"),
         ("seconds per epoch", seconds and f"about {seconds:g}", f"{run.seconds_per_epoch:.3g}"),
         ("**test accuracy, last epoch**", percent(reported.get("accuracy")), f"**{accuracy(final)}**"),
@@ -188,6 +188,17 @@ def _mean_and_range(accuracies: Sequence[float]) -> str:
     if len(accuracies) == 1:
         return percent(mean) or ""
     return f"{100 * mean:.2f} ± {50 * (max(accuracies) - min(accuracies)):.2f}%"
+
+
+def seeds(runs: Sequence[Run]) -> str:
+    """For a figure's caption: the seeds of its runs, and how the curves of several are drawn."""
+    if len(runs) == 1:
+        return f"seed {_seeds(runs)}"
+    return f"seeds {_seeds(runs)}: their mean, their range, and each of them faintly"
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    return ", ".join(str(run.config.seed) for run in runs)
 
 
 def spread(measured: Mapping[str, Any]) -> str:

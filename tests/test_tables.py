@@ -234,3 +234,9 @@ def test_percent():
     assert tables.percent(0.77064) == "77.06%"
     assert tables.percent(0.0) == "0.00%"
     assert tables.percent(None) is None
+
+
+def test_a_caption_tells_the_seeds_and_how_several_are_drawn(make_run):
+    runs = [make_run("vgg_a", seed=seed) for seed in (3, 0)]
+    assert tables.seeds(runs[:1]) == "seed 3"
+    assert tables.seeds(runs) == "seeds 3, 0: their mean, their range, and each of them faintly"
