@@ -21,7 +21,7 @@ from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, PADDING, Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, synchronize, working_on
 from cifarnb.models import build_model, count_multiply_adds
-from cifarnb.sections import configs
+from cifarnb.report.sections import configs
 from cifarnb.training import fit
 
 EPOCH = 50_000  # images

@@ -88,7 +88,7 @@ def report(
 
     Runs that exist are loaded, not trained again; one that was interrupted goes on from its last finished epoch.
     """
-    from cifarnb.build import build_report
+    from cifarnb.report.build import build_report
 
     _prefer(data)
     _stop_at_once("finished epochs are kept: the same command goes on from there")
@@ -115,7 +115,7 @@ def bench(
 
     from cifarnb import bench
     from cifarnb.config import ConfigError, unknown_name
-    from cifarnb.sections import NETWORKS
+    from cifarnb.report.sections import NETWORKS
 
     names = model or list(NETWORKS)
     with _one_line_errors():
@@ -151,7 +151,7 @@ def verify(
 
     The exit code is 0 if all is well and 1 if not.
     """
-    from cifarnb.verify import verify
+    from cifarnb.report.verify import verify
 
     _prefer(data)
     ok = True
@@ -181,8 +181,8 @@ def compare(
     """
     from tabulate import tabulate
 
-    from cifarnb import compare
     from cifarnb.data import load
+    from cifarnb.report import compare
 
     _prefer(data)
     with _one_line_errors():
@@ -206,7 +206,7 @@ def models(
     """Show every network: parameters, multiply-adds per image, and with --layers its layers."""
     from tabulate import tabulate
 
-    from cifarnb import tables
+    from cifarnb.report import tables
 
     def show(table: Any, align: tuple[str, ...]) -> None:
         typer.echo(tabulate(table, "keys", "simple", showindex=False, disable_numparse=True, colalign=align))

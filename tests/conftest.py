@@ -12,10 +12,10 @@ import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 from cifarnb import runs
-from cifarnb.claims import judge
 from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, Dataset
-from cifarnb.summary import describe_landscape, describe_network
+from cifarnb.report.claims import judge
+from cifarnb.report.summary import describe_landscape, describe_network
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = """

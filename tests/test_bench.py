@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from cifarnb import bench
 from cifarnb.cli import app
 from cifarnb.config import Config
-from cifarnb.sections import NETWORKS
+from cifarnb.report.sections import NETWORKS
 
 PROMISED = {
     "model", "device", "images_per_s", "baseline_images_per_s", "ratio", "seconds_per_epoch", "tflops",

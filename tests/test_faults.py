@@ -17,8 +17,9 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cifarnb import execution, experiment, runs, sections, training
+from cifarnb import experiment, runs, training
 from cifarnb.config import Config, ConfigError
+from cifarnb.report import execution, sections
 from cifarnb.runs import RunError
 
 ROOT = Path(__file__).parents[1]

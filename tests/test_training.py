@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from cifarnb import sections, training
+from cifarnb import training
 from cifarnb.config import Config, ConfigError
 from cifarnb.data import load, normalize
 from cifarnb.metrics import loss_and_accuracy, predict
 from cifarnb.models import build_model
+from cifarnb.report import sections
 from cifarnb.training import fit, format_seconds, is_watched, make_optimizer, make_schedule, split
 
 RECIPES = {

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cifarnb.report import Section, render
+from cifarnb.report.page import Section, render
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 

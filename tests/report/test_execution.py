@@ -1,8 +1,8 @@
 import nbformat
 import pytest
 
-from cifarnb import execution, sections
 from cifarnb.config import ConfigError
+from cifarnb.report import execution, sections
 
 
 def execute(folder, names=("01_test",), profile="quick", **options):

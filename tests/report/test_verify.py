@@ -18,8 +18,8 @@ from cifarnb import verify as verify_module
 from cifarnb.config import ConfigError
 from cifarnb.data import load
 from cifarnb.models import build_model
-from cifarnb.report import Section
-from cifarnb.verify import (
+from cifarnb.report.page import Section
+from cifarnb.report.verify import (
     check_figures,
     check_losses,
     check_page,
@@ -29,7 +29,7 @@ from cifarnb.verify import (
     verify,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cifarnb.claims import REPORTED, accuracy
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
+from cifarnb.report.claims import REPORTED, accuracy
+from cifarnb.report.significance import mean_and_interval
 from cifarnb.runs import Run
-from cifarnb.significance import mean_and_interval
 
 NOT_RUN = "not run"
 MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # of a probe, a value a step
@@ -86,7 +86,7 @@ def _best(reported: Mapping[str, Any]) -> str | None:
 
 
 def networks(summary: Mapping[str, Any]) -> pd.DataFrame:
-    """All networks beside the write-up's numbers, from ``cifarnb.summary.summarize``."""
+    """All networks beside the write-up's numbers, from ``cifarnb.report.summary.summarize``."""
     rows = []
     for network in summary["networks"]:
         ran = network["final_accuracy"] is not None
@@ -121,7 +121,7 @@ def claim_tests(summary: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def landscape(described: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """The band of each network (columns) by ``cifarnb.summary.describe_landscape``: its width, in nats (rows)."""
+    """The band of each network (columns) by ``summary.describe_landscape``: its width, in nats (rows)."""
     rows = {
         "median over the steps": "median_band_width",
         "median over the second half": "late_band_width",

@@ -16,9 +16,9 @@ from papermill.exceptions import PapermillExecutionError
 
 from cifarnb.config import ConfigError
 from cifarnb.data import DataError
-from cifarnb.report import Section
+from cifarnb.report.page import Section
+from cifarnb.report.sections import SUMMARY, changes, notebook
 from cifarnb.runs import NotRunError, RunError
-from cifarnb.sections import SUMMARY, changes, notebook
 
 # Errors whose message is for the reader as it is.
 _TOLD = {error.__name__ for error in (ConfigError, DataError, NotRunError, RunError)}

@@ -14,13 +14,21 @@ import numpy as np
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cifarnb import display, figures, front, runs, tables
+from cifarnb import runs
 from cifarnb.config import ConfigError
 from cifarnb.data import Dataset
 from cifarnb.models import LABELS, build_model, count_parameters
-from cifarnb.report import Section, render
+from cifarnb.report import display, figures, front, tables
+from cifarnb.report.page import Section, render
+from cifarnb.report.significance import (
+    LEVEL,
+    Interval,
+    mcnemar,
+    mean_and_interval,
+    sampling_difference,
+    seed_difference,
+)
 from cifarnb.runs import Run, RunError
-from cifarnb.significance import LEVEL, Interval, mcnemar, mean_and_interval, sampling_difference, seed_difference
 
 
 @functools.cache

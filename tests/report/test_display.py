@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from cifarnb import display
+from cifarnb.report import display
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import LogNorm, same_color
 from matplotlib.figure import Figure
 
-from cifarnb import figures
-from cifarnb.figures import COLORS
 from cifarnb.models import LABELS
+from cifarnb.report import figures
+from cifarnb.report.figures import COLORS
 
 INF, NAN = math.inf, math.nan
 LINE = np.array([-1.0, 0, 1])

@@ -9,14 +9,15 @@ from typing import Any
 
 import safetensors.torch
 
-from cifarnb import data, execution, experiment, front, sections
+from cifarnb import data, experiment
 from cifarnb.config import ConfigError
 from cifarnb.data import DataError, Dataset
-from cifarnb.display import weights_file
 from cifarnb.models import LABELS
-from cifarnb.report import Section, render
+from cifarnb.report import execution, front, sections
+from cifarnb.report.display import weights_file
+from cifarnb.report.page import Section, render
+from cifarnb.report.summary import summarize
 from cifarnb.runs import Run, atomic_write, copy_records, describe_origin, locked, project_root
-from cifarnb.summary import summarize
 
 HALF_ABOVE = 5_000_000  # parameters: larger networks' weights are kept in float16
 WEIGHTS_HELP = """\

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from cifarnb import front
+from cifarnb.report import front
 from cifarnb.runs import describe_origin
 
 

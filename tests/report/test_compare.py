@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from cifarnb import runs
-from cifarnb.compare import compare, differences, table, write_page
 from cifarnb.config import ConfigError
-from cifarnb.significance import mcnemar, sampling_difference, seed_difference
+from cifarnb.report.compare import compare, differences, table, write_page
+from cifarnb.report.significance import mcnemar, sampling_difference, seed_difference
 
 DATA = {"data": {"fingerprint": "f" * 64}, "versions": {"torch": "2.11.0"}}
 FINAL, BEST = "test accuracy, last epoch", "test accuracy, best epoch"

@@ -425,7 +425,7 @@ def _surfaces(
 def accuracy_against_parameters(networks: Sequence[Mapping[str, Any]]) -> Figure:
     """Test accuracy of every network that ran, over its parameters; the write-up's beside it as an open ring.
 
-    ``networks`` is that of ``cifarnb.summary.summarize``.
+    ``networks`` is that of ``cifarnb.report.summary.summarize``.
     """
     figure = Figure(figsize=(WIDTH, 4.0))
     ax = figure.subplots()

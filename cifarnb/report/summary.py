@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from cifarnb import experiment, sections
-from cifarnb.claims import REPORTED, judge
+from cifarnb import experiment
 from cifarnb.config import Config
 from cifarnb.data import Dataset
 from cifarnb.landscape import envelope, widths
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters
+from cifarnb.report import sections
+from cifarnb.report.claims import REPORTED, judge
+from cifarnb.report.significance import mean_and_interval
+from cifarnb.report.tables import median_over_steps
 from cifarnb.runs import NotRunError, Run
-from cifarnb.significance import mean_and_interval
-from cifarnb.tables import median_over_steps
 
 WINDOW = 50  # steps, over which the loss fluctuates
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cifarnb.significance import mcnemar, mean_and_interval, sampling_difference, sampling_interval, seed_difference
+from cifarnb.report.significance import (
+    mcnemar,
+    mean_and_interval,
+    sampling_difference,
+    sampling_interval,
+    seed_difference,
+)
 
 
 @pytest.mark.parametrize("values", [[0.1, 0.3], [0.7, 0.71, 0.69, 0.75]])

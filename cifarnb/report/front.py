@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cifarnb import tables
-from cifarnb.claims import VERDICTS
+from cifarnb.report import tables
+from cifarnb.report.claims import VERDICTS
 from cifarnb.runs import Run
 
 TITLE = "CIFAR-10: a simple CNN, residual networks, and why batch normalization helps"

@@ -7,8 +7,14 @@ import pandas as pd
 import pytest
 
 from cifarnb.models import LABELS
-from cifarnb.significance import mean_and_interval
-from cifarnb.summary import describe_landscape, describe_network, describe_probes, describe_rates, loss_fluctuation
+from cifarnb.report.significance import mean_and_interval
+from cifarnb.report.summary import (
+    describe_landscape,
+    describe_network,
+    describe_probes,
+    describe_rates,
+    loss_fluctuation,
+)
 
 
 def test_a_network_is_described_by_its_records(make_run):

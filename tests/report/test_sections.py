@@ -1,7 +1,7 @@
 import pytest
 
-from cifarnb import sections
 from cifarnb.config import ConfigError
+from cifarnb.report import sections
 
 
 def test_declared_parameters_have_type_default_and_help(project):

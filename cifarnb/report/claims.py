@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cifarnb.significance import sampling_difference, sampling_interval, seed_difference
+from cifarnb.report.significance import sampling_difference, sampling_interval, seed_difference
 
 # Section 1's numbers, by network: test accuracy (0 to 1), epochs, lr, optimizer, schedule, seconds per epoch.
 # The write-up has no number for section 2.
@@ -207,7 +207,7 @@ CLAIMS = (
 def judge(networks: Sequence[Mapping[str, Any]], profile: str) -> list[dict[str, Any]]:
     """Every claim with the write-up's number, ours, the verdict, the test that gave it, and the figure that shows it.
 
-    ``networks`` is that of ``cifarnb.summary.summarize``.  A claim is confirmed, or not confirmed, where the interval
+    ``networks`` is that of ``summary.summarize``.  A claim is confirmed, or not confirmed, where the interval
     of what is above 0 if it holds lies above, or below, 0; within noise where it holds 0.
     """
     ran = {network["name"]: network for network in networks if network["final_accuracy"]}

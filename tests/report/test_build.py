@@ -12,8 +12,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from cifarnb import build, runs
+from cifarnb import runs
 from cifarnb.models import build_model, count_parameters
+from cifarnb.report import build
 
 
 @pytest.fixture

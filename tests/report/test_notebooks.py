@@ -10,9 +10,9 @@ import papermill
 import pytest
 import yaml
 
-from cifarnb import execution, sections
+from cifarnb.report import execution, sections
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = ("smoke", "full")
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from cifarnb import tables
 from cifarnb.models import LABELS, MODELS
+from cifarnb.report import tables
 
 
 def rows(table):

@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from cifarnb.claims import CLAIMS, CONFIRMED, NOISE, NOT_CONFIRMED, NOT_RUN, NOT_TESTED, REPORTED, judge
-from cifarnb.sections import NETWORKS
-from cifarnb.significance import mean_and_interval, sampling_difference, sampling_interval, seed_difference
+from cifarnb.report.claims import CLAIMS, CONFIRMED, NOISE, NOT_CONFIRMED, NOT_RUN, NOT_TESTED, REPORTED, judge
+from cifarnb.report.sections import NETWORKS
+from cifarnb.report.significance import mean_and_interval, sampling_difference, sampling_interval, seed_difference
 
 # Claim by what its text is told by.
 TEXTS = {

@@ -18,14 +18,15 @@ import numpy as np
 import safetensors
 import safetensors.torch
 
-from cifarnb import data, execution, sections
-from cifarnb.build import finished_runs, headline_runs, make_summary, render_report, weights_name
+from cifarnb import data
 from cifarnb.config import ConfigError
 from cifarnb.data import Dataset
 from cifarnb.hardware import resolve_device, working_on
 from cifarnb.metrics import predict
 from cifarnb.models import build_model, count_parameters
-from cifarnb.report import Section
+from cifarnb.report import execution, sections
+from cifarnb.report.build import finished_runs, headline_runs, make_summary, render_report, weights_name
+from cifarnb.report.page import Section
 from cifarnb.runs import Run, RunError, load
 from cifarnb.training import fit, split
 
