@@ -83,17 +83,23 @@ def report(
     timeout: Annotated[
         int | None, typer.Option(min=1, help="Seconds that a cell may take; by default no limit.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also take the place of a report that has more finished runs.")
+    ] = False,
 ) -> None:
     """Execute the sections and render them into one report.
 
-    Runs that exist are loaded, not trained again; one that was interrupted goes on from its last finished epoch.
+    Runs that exist are loaded, not trained again; one that was interrupted goes on from its last finished epoch.  The
+    report takes its place when it is whole; nothing in its folder is deleted but what an earlier report wrote.
     """
     from cifarnb.report.build import build_report
 
     _prefer(data)
     _stop_at_once("finished epochs are kept: the same command goes on from there")
     with _one_line_errors():
-        ok = build_report(profile, data, out, section, runs, train=train, jobs=jobs, timeout=timeout, say=typer.echo)
+        ok = build_report(
+            profile, data, out, section, runs, train=train, replace=replace, jobs=jobs, timeout=timeout, say=typer.echo
+        )
     if not ok:
         raise typer.Exit(1)
 

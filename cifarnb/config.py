@@ -106,6 +106,11 @@ class Config(BaseModel):
         """The fields that determine the result: all but where it happens."""
         return {k: v for k, v in self.model_dump().items() if k not in ("data", "device")}
 
+    def asked(self) -> dict[str, Any]:
+        """Those of them that differ from their defaults: so a field that is added leaves finished runs their names."""
+        fields = type(self).model_fields
+        return {k: v for k, v in self.computed().items() if v != fields[k].default}
+
 
 def explain(error: ValidationError, names: Iterable[str] = ()) -> str:
     """One line for all faults of a pydantic error: each with the field's name, what is allowed, and what came."""

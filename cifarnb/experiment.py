@@ -31,7 +31,6 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
     """
     if found := find(config, dataset, runs_dir, whole=True):
         return found
-    config = _resolved(config)
     path = _path(config, dataset, runs_dir)
     with runs.locked(path):
         if path.exists():
@@ -39,20 +38,10 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 return _load_whole(path)  # another process was faster
             except RunError as error:
                 print(f"{error}; set aside as {runs.set_aside(path).name}, trained again", file=sys.stderr, flush=True)
+        checkpoint = runs.unfinished(path) / "checkpoint.pt"
+        starts = runs.note_start(checkpoint.parent, _origin(config, dataset), resumed=checkpoint.exists())
         model = build_model(config.model, config.seed)
-        trained = _fit(model, dataset, config, runs.unfinished(path) / "checkpoint.pt", progress=progress)
-        device = resolve_device(config.device)
-        provenance = {
-            **runs.describe_origin(),
-            "device": device.type,
-            "device_name": device_name(device),
-            "precision": config.precision,
-            "seed": config.seed,
-            "train_images": len(split(dataset, config)["train"][1]),
-            "test_images": len(split(dataset, config)["test"][1]),
-            "data": {"source": dataset.source, "fingerprint": dataset.fingerprint, "cifar10": dataset.is_cifar10},
-            "wall_seconds": trained.seconds,
-        }
+        trained = _fit(model, dataset, config, checkpoint, progress=progress)
         try:
             return runs.save(
                 path,
@@ -61,7 +50,7 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 trained.losses,
                 trained.logits,
                 model.state_dict(),
-                provenance,
+                {**_joined(starts), "finished": runs.now(), "wall_seconds": trained.seconds},
                 trained.probes,
                 trained.path,
             )
@@ -70,6 +59,32 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 f"{path}: cannot be saved ({error.strerror or error}); its last checkpoint is kept, so make room and "
                 "start again"
             ) from None
+
+
+def _origin(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """With what, where and on what a training starts."""
+    device = resolve_device(config.device)
+    with working_on(device):
+        name = device_name(device)
+    return {
+        **runs.describe_origin(),
+        "started": runs.now(),
+        "device": device.type,
+        "device_name": name,
+        "precision": resolve_precision(config.precision, device),
+        "seed": config.seed,
+        "train_images": len(split(dataset, config)["train"][1]),
+        "test_images": len(split(dataset, config)["test"][1]),
+        "data": {"source": dataset.source, "fingerprint": dataset.fingerprint, "cifar10": dataset.is_cifar10},
+    }
+
+
+def _joined(starts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The facts of a run: those of its first start; where it went on on another machine, both; each later start."""
+    joined = dict(starts[0])
+    for name in ("device_name", "precision"):
+        joined[name] = ", then ".join(dict.fromkeys(start[name] for start in starts))
+    return joined | ({"resumed": list(starts[1:])} if len(starts) > 1 else {})
 
 
 def _fit(model: nn.Module, dataset: Dataset, config: Config, checkpoint: Path, *, progress: bool) -> Trained:
@@ -126,7 +141,7 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
     trains them on other machines, which need this package alone; the runs come back here.  A run that fails is told
     of and left out.
     """
-    missing = list(dict.fromkeys(_resolved(config) for config in configs if not find(config, dataset, runs_dir)))
+    missing = list(dict.fromkeys(config for config in configs if not find(config, dataset, runs_dir)))
     if not missing:
         return
     folder = _folder(runs_dir)
@@ -152,7 +167,7 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
         try:
             for config, files, error in work(tasks):
                 bar.update()
-                path = folder / runs.run_name(config, dataset.fingerprint)
+                path = folder / runs.run_name(config, dataset.identity)
                 if files:
                     runs.receive(path, files)
                 done = f"failed: {error}" if error else "trained"
@@ -190,7 +205,7 @@ def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, who
 
     A ``whole`` one has its weights, too.
     """
-    path = _path(_resolved(config), dataset, runs_dir)
+    path = _path(config, dataset, runs_dir)
     try:
         return (_load_whole if whole else runs.load)(path) if path.exists() else None
     except RunError:
@@ -246,12 +261,8 @@ def losses_near(
     return losses
 
 
-def _resolved(config: Config) -> Config:
-    return config.replace(precision=resolve_precision(config.precision, resolve_device(config.device)))
-
-
 def _path(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
-    return _folder(runs_dir) / runs.run_name(config, dataset.fingerprint)
+    return _folder(runs_dir) / runs.run_name(config, dataset.identity)
 
 
 def _folder(runs_dir: str | Path) -> Path:

@@ -140,6 +140,32 @@ def test_the_name_is_stable_and_tells_the_model():
     assert name != runs.run_name(CONFIG.replace(lr=0.5), "f" * 64)
 
 
+def test_a_field_that_is_added_leaves_the_runs_their_names():
+    class Later(Config):
+        width: float = 1.0
+
+    before = runs.run_name(CONFIG, "f")
+    assert runs.run_name(Later(**CONFIG.model_dump()), "f") == before
+    assert runs.run_name(Later(**CONFIG.model_dump(), width=0.25), "f") != before
+
+
+def test_a_run_is_named_by_what_was_asked_wherever_it_is(monkeypatch):
+    asked = Config(model="simple_cnn")
+    before = runs.run_name(asked, "f")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert runs.run_name(asked, "f") == before
+    assert runs.run_name(asked.replace(data="elsewhere", device="cpu"), "f") == before
+    assert len({before, *(runs.run_name(asked.replace(precision=p), "f") for p in ("float32", "bfloat16"))}) == 3
+
+
+def test_the_committed_runs_have_the_names_of_what_was_asked():
+    folder = runs.project_root() / "reports" / "full" / "runs"
+    found = [runs.load(path) for path in folder.glob("*-*")]
+    assert len(found) >= 14
+    for run in found:
+        assert run.name in {runs.run_name(run.config.replace(precision=p), "cifar10") for p in ("auto", "float32")}
+
+
 def test_the_version_of_the_results_is_in_the_key(monkeypatch):
     before = runs.run_name(CONFIG, "f")
     monkeypatch.setattr(runs, "RESULTS_VERSION", runs.RESULTS_VERSION + 1)

@@ -59,7 +59,7 @@ def render(
     provenance: str,
     files: Mapping[str, str] | None = None,
 ) -> tuple[Path, Path]:
-    """Write ``out/report.html``, ``out/report.md`` and ``out/figures/*.png``; return the two paths.
+    """Write ``out/report.html``, ``out/report.md`` and ``out/figures/*.png``; return the first two paths.
 
     ``banner`` holds notices (inline Markdown) that the reader must know, ``front`` the Markdown of the front page and
     ``provenance`` that of the closing section, which gets the heading "Provenance" if it brings none.  A file that the
@@ -84,8 +84,6 @@ def render(
 
     for name, data in images.items():
         _write(out / name, data)
-    for stale in set(out.glob("figures/*.png")) - {out / name for name in images}:
-        stale.unlink()
     _write(out / "report.html", html_page.encode())
     _write(out / "report.md", markdown_page.encode())
     return out / "report.html", out / "report.md"
