@@ -31,7 +31,10 @@ Number = Annotated[float, BeforeValidator(read_number)]
 
 
 class Config(BaseModel):
-    """The configuration of one run.  ``data`` and ``device`` say where it happens, all else what is computed."""
+    """The configuration of one run.  ``data`` and ``device`` say where it happens, all else what is computed.
+
+    A default is never changed: runs are named by the fields that differ from theirs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
