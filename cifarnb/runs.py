@@ -306,7 +306,8 @@ def receive(path: Path, files: dict[str, bytes]) -> None:
         part.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (part / name).write_bytes(content)
-        (part / "checkpoint.pt").unlink(missing_ok=True)
+        for rest in ("checkpoint.pt", STARTS):  # of a training begun here
+            (part / rest).unlink(missing_ok=True)
         part.rename(path)
 
 
