@@ -20,6 +20,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Every module may import those before it (and not all of them do).
 LAYERS = [
+    "models.scaling",
     "models.lenet models.resnet models.vgg synthetic hardware report report.significance report.page",
     "models report.claims",
     "config data",
