@@ -24,7 +24,7 @@ LAYERS = [
     "models.lenet models.resnet models.vgg synthetic hardware report report.significance report.page",
     "models report.claims",
     "config data",
-    "metrics runs",
+    "metrics runs progress",
     "landscape",
     "training report.figures report.tables report.display",
     "experiment report.sections report.front",
