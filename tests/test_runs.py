@@ -169,11 +169,11 @@ def test_the_name_is_stable_and_tells_the_model():
 
 def test_a_field_that_is_added_leaves_the_runs_their_names():
     class Later(Config):
-        width: float = 1.0
+        depth: float = 1.0
 
     before = runs.run_name(CONFIG, "f")
     assert runs.run_name(Later(**CONFIG.model_dump()), "f") == before
-    assert runs.run_name(Later(**CONFIG.model_dump(), width=0.25), "f") != before
+    assert runs.run_name(Later(**CONFIG.model_dump(), depth=0.25), "f") != before
 
 
 def test_a_run_is_named_by_what_was_asked_wherever_it_is(monkeypatch):
