@@ -246,6 +246,16 @@ def losses_near(
     return losses
 
 
+def losses_on_lines(
+    run: Run, dataset: Dataset, seeds: Sequence[int], coordinates: np.ndarray, images: int
+) -> np.ndarray:
+    """Mean loss (lines, points) on lines through the run's weights, in a random direction for each of the ``seeds``.
+
+    ``coordinates`` (points,) are those on every line; all else is as with ``losses_near``.
+    """
+    return np.stack([losses_near(run, dataset, [seed], [coordinates], images) for seed in seeds])
+
+
 def _resolved(config: Config) -> Config:
     return config.replace(precision=resolve_precision(config.precision, resolve_device(config.device)))
 

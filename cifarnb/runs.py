@@ -27,7 +27,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -168,6 +168,14 @@ class Run:
     def _surface_file(self, what: Mapping[str, Any]) -> Path:
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
         return self.path / f"landscape-{key}.json"
+
+
+def group(runs: Iterable[Run], field: str) -> dict[Any, list[Run]]:
+    """The runs by a field of their configs, in the order in which its values first appear."""
+    grouped: dict[Any, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(getattr(run.config, field), []).append(run)
+    return grouped
 
 
 def project_root() -> Path:

@@ -152,20 +152,22 @@ def check_values(given: Mapping[str, Any]) -> None:
 
 def configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
     """The runs of a network in its section, one a seed; the first is the headline's."""
-    given = values(NETWORKS[model], profile, overrides)
+    return network_configs(values(NETWORKS[model], profile, overrides), model)
+
+
+def network_configs(given: Mapping[str, Any], model: str) -> list[Config]:
+    """The runs of a network, one a seed, from the parameters of its section."""
     return [Config.from_parameters(given, model=model, seed=seed) for seed in given["seeds"]]
 
 
-def landscape_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
+def landscape_configs(given: Mapping[str, Any], model: str) -> list[Config]:
     """The runs of a network's loss landscape, every learning rate with every seed; none where it has none."""
-    given = values(NETWORKS[model], profile, overrides)
     rates = given.get("landscape_lrs", [])
     return [Config.from_parameters(given, model=model, seed=seed, lr=lr) for seed in given["seeds"] for lr in rates]
 
 
-def plain_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
+def plain_configs(given: Mapping[str, Any], model: str) -> list[Config]:
     """The run of a network without augmentation, where its section has one in this profile."""
-    given = values(NETWORKS[model], profile, overrides)
     if not given.get("plain_batch_size"):
         return []
     plain = {"augment": False, "batch_size": given["plain_batch_size"]}
@@ -202,11 +204,12 @@ def why_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
 
 def all_configs(section: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
     """Every run that a section asks for, each once."""
-    kinds = (configs, landscape_configs, plain_configs)
+    given = values(section, profile, overrides)
+    kinds = (network_configs, landscape_configs, plain_configs)
     models = [model for model, home in NETWORKS.items() if home == section]
-    wanted = [config for model in models for kind in kinds for config in kind(model, profile, overrides)]
+    wanted = [config for model in models for kind in kinds for config in kind(given, model)]
     if section == WHY:
-        wanted = [config for same in why_configs(values(WHY, profile, overrides)).values() for config in same]
+        wanted = [config for same in why_configs(given).values() for config in same]
     return list(dict.fromkeys(wanted))
 
 

@@ -1,8 +1,10 @@
 """The notebooks and their parameters, as they are stored and as they run."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import nbformat
@@ -15,6 +17,11 @@ from cifarnb.report import execution, sections
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = ("smoke", "full")
+LONG = 30  # nodes of a statement's syntax tree: more than a call with its arguments
+
+
+def code_of(path):
+    return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +39,30 @@ def test_stored_without_outputs_and_ready_for_papermill(path):
     assert [cell.metadata.get("tags") for cell in code].count(["parameters"]) == 1
     assert notebook.cells[0].cell_type == "markdown"
     assert re.match(r"#{1,2} \d\.", notebook.cells[0].source)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_cells_define_no_functions(path):
+    definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    for node in ast.walk(ast.parse(code_of(path))):
+        assert not isinstance(node, definitions), node.name
+        assert not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda)), ast.unparse(node)
+
+
+def test_no_two_cells_say_the_same_in_code():
+    """Statements as they read, with other words in them: what is said twice belongs into the library."""
+    said = defaultdict(list)
+    for path in NOTEBOOKS:
+        for statement in ast.parse(code_of(path)).body:
+            if isinstance(statement, ast.Import | ast.ImportFrom | ast.AnnAssign):
+                continue
+            place = path.stem, ast.unparse(statement)
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Constant):
+                    node.value = ...
+            if len([*ast.walk(statement)]) > LONG:
+                said[ast.dump(statement)].append(place)
+    assert not [places for places in said.values() if len(places) > 1]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -71,7 +102,8 @@ def test_full_is_the_write_ups_schedule():
     assert get("resnet6") == ("adam", 1e-4, "cosine", 100, 32, True)
     assert get("resnet9") == ("adam", 1e-4, "cosine", 180, 32, True)
     assert get("vgg_a") == get("vgg_a_bn") == ("adam", 5e-4, "none", 20, 128, False)
-    assert {c.lr for c in sections.landscape_configs("vgg_a", "full")} == {1e-3, 2e-3, 1e-4, 5e-4}
+    given = sections.values("04_batchnorm", "full")
+    assert {c.lr for c in sections.landscape_configs(given, "vgg_a")} == {1e-3, 2e-3, 1e-4, 5e-4}
     for model in sections.NETWORKS:
         assert all(c.train_size == c.test_size == 0 for c in sections.configs(model, "full"))
 
