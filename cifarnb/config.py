@@ -27,7 +27,23 @@ def _check_model(name: str) -> str:
     return name
 
 
+def _read_names(value: object) -> object:
+    """One name, or a list of them as YAML and JSON have it, as a tuple; anything else as it is."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names or len(set(names)) < len(names):
+        raise ValueError("should name one or several, each once")
+    return names
+
+
 Number = Annotated[float, BeforeValidator(read_number)]
+Directions = Annotated[
+    tuple[Literal["gradient", "step"], ...], AfterValidator(_check_each_once), BeforeValidator(_read_names)
+]
 
 
 class Config(BaseModel):
@@ -55,7 +71,7 @@ class Config(BaseModel):
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     probe_every: Annotated[int, Field(ge=0)] = 0  # walk from the weights before every so many steps; 0: never
     probe_points: Annotated[int, Field(ge=2)] = 8  # on each walk, between ½ and 4 times the step size
-    probe_along: Literal["gradient", "step"] = "gradient"  # walk along the gradient, or the optimizer's own step
+    probe_along: Directions = ("gradient",)  # walk along the gradient, along the optimizer's own step, or one of each
     keep_path: bool = False  # keep the path of the weights, a point an epoch, on its two principal directions
 
     @model_validator(mode="after")
@@ -111,7 +127,7 @@ def explain(error: ValidationError, names: Iterable[str] = ()) -> str:
     """One line for all faults of a pydantic error: each with the field's name, what is allowed, and what came."""
     faults = []
     for fault in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in fault["loc"])
+        where = str(fault["loc"][0]) if fault["loc"] else ""  # the field, also of a fault in one of its items
         if fault["type"] == "extra_forbidden":
             faults.append(unknown_name(where, names))
             continue

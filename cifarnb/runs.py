@@ -15,6 +15,7 @@ A finished run is a directory ``<model>-<key>`` with
 It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a run that is not finished.
 """
 
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -78,7 +79,7 @@ class Run:
     history: pd.DataFrame  # a row an epoch; the columns are those of cifarnb.training.fit
     losses: np.ndarray  # (steps,) float32: the training loss of every step
     provenance: dict[str, Any]
-    probes: pd.DataFrame | None = None  # a row a walk; the columns are step and those of cifarnb.landscape.walk
+    probes: pd.DataFrame | None = None  # a row a walk; the columns are step and those of cifarnb.landscape.walks
 
     @property
     def name(self) -> str:
@@ -114,6 +115,15 @@ class Run:
     def diverged(self) -> bool:
         """Whether the training loss stopped being finite."""
         return not np.isfinite(self.losses).all()
+
+    def along(self, direction: str) -> "Run":
+        """The same run with its walks along this direction alone; ValueError if it has none."""
+        if self.probes is None or direction not in self.config.probe_along:
+            raise ValueError(f"{self.name}: no walks along {direction!r}")
+        probes = self.probes
+        if "along" in probes:  # else they are from a time when a run had one direction
+            probes = probes[probes["along"] == direction].reset_index(drop=True)
+        return dataclasses.replace(self, probes=probes)
 
     def predictions(self) -> np.ndarray:
         """The class (N,) uint8 that the network gives each test image after the last epoch.

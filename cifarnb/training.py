@@ -28,7 +28,7 @@ from cifarnb.hardware import (
     synchronize,
     working_on,
 )
-from cifarnb.landscape import principal_path, step_direction, walk
+from cifarnb.landscape import along_gradient, principal_path, step_direction, walks
 from cifarnb.metrics import loss_and_accuracy, predict
 from cifarnb.models import set_noise
 from cifarnb.runs import WeightsPath, atomic_write, set_aside
@@ -43,7 +43,7 @@ class Trained(NamedTuple):
     history: pd.DataFrame  # a row an epoch
     losses: np.ndarray  # (steps,): the training loss of every step
     seconds: float  # wall time
-    probes: pd.DataFrame | None  # a row a walk, of which ``cifarnb.landscape.walk`` tells; the first column is the step
+    probes: pd.DataFrame | None  # a row a walk, step and what ``cifarnb.landscape.walks`` tells of it
     path: WeightsPath | None
     logits: Tensor  # (N, 10) float32, on the CPU: of the test images, after the last epoch
 
@@ -95,7 +95,7 @@ def fit(
     With ``checkpoint``, finished epochs are saved there (every one, unless writing takes more than CHECKPOINT_SHARE of
     the time), and what is already there is gone on from.  Training stops early only when the loss is no longer finite.
     ``stop_after`` ends it after so many of the config's epochs, with the schedule of all.
-    ``probe_every`` and ``keep_path`` measure on the way; they change nothing in the training.
+    ``probe_every`` and ``keep_path`` measure on the way, in float32; they change nothing in the training.
     ``progress`` announces the time that it will take, and shows a bar where somebody watches.
     """
     device = resolve_device(config.device)
@@ -127,7 +127,7 @@ def _fit(
 
     history: list[dict[str, float]] = []
     losses: list[Tensor] = []  # one tensor (steps_per_epoch,) an epoch, on the CPU
-    probes: list[dict[str, float]] = []
+    probes: list[dict[str, Any]] = []
     snapshots: list[list[Tensor]] = []  # of the parameters, on the CPU
     wall = 0.0
     if checkpoint and (state := read_checkpoint(checkpoint, device)):
@@ -146,7 +146,7 @@ def _fit(
     epoch_losses = torch.empty(steps_per_epoch, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
 
-    def forward(size: int) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(size: int, precision: str) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, logits and labels of the epoch's next ``size`` images."""
         here = position + torch.arange(size, device=device)
         images, labels = take_batch(train_images, train_labels, drawn[:, here], augment=config.augment)
@@ -154,11 +154,11 @@ def _fit(
             logits = model(images).float()
         return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing), logits, labels
 
-    def loss_of_next(size: int) -> Tensor:
-        return forward(size)[0]
+    def exact_loss(size: int) -> Tensor:
+        return forward(size, "float32")[0]  # bfloat16 would round away what a short walk changes
 
     def train_step(size: int) -> None:
-        loss, logits, labels = forward(size)
+        loss, logits, labels = forward(size, precision)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -171,7 +171,8 @@ def _fit(
     if plain and device.type == "cuda" and progress:
         print(f"{config.model}: trained without CUDA graphs, because of noise or one_cycle", file=sys.stderr)
     advance = train_step if plain else replayed(train_step, device)
-    along = step_direction(optimizer) if config.probe_along == "step" else None
+    makers = {"gradient": along_gradient, "step": step_direction(optimizer)}
+    directions = {str(name): makers[name] for name in config.probe_along}
 
     bar = tqdm(
         total=config.epochs * steps_per_epoch,
@@ -206,8 +207,8 @@ def _fit(
             total_step = epoch * steps_per_epoch + step
             if config.probe_every and total_step % config.probe_every == 0:
                 alphas = np.linspace(0.5, 4, config.probe_points) * float(optimizer.param_groups[0]["lr"])
-                measured = walk(model, functools.partial(loss_of_next, size), alphas.tolist(), along)
-                probes.append({"step": total_step, **measured})
+                measured = walks(model, functools.partial(exact_loss, size), alphas.tolist(), directions)
+                probes += [{"step": total_step, **row} for row in measured]
             advance(size)
             if schedule and per_step:
                 schedule.step()

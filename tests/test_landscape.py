@@ -8,6 +8,7 @@ from torch import nn
 
 from cifarnb.data import normalize
 from cifarnb.landscape import (
+    along_gradient,
     envelope,
     losses_around,
     plane_around,
@@ -17,7 +18,7 @@ from cifarnb.landscape import (
     smooth,
     step_direction,
     unmoved,
-    walk,
+    walks,
 )  # fmt: skip
 from cifarnb.metrics import loss_and_accuracy, predict
 from cifarnb.models import build_model
@@ -96,6 +97,13 @@ def quadratic():
 ALPHAS = [0.05, 0.1, 0.4]
 
 
+def walk(model, loss, alphas, along=along_gradient):
+    """The measures of one walk."""
+    (measured,) = walks(model, loss, alphas, {"some way": along})
+    assert measured.pop("along") == "some way"
+    return measured
+
+
 def test_the_walk_on_a_quadratic_is_what_the_algebra_says(quadratic):
     a, theta = quadratic.matrix, quadratic.theta().detach()
     g = a @ theta
@@ -120,6 +128,21 @@ def test_a_walk_along_another_direction(quadratic):
     assert found["beta"] == pytest.approx(((a @ d).norm() / d.norm()).item(), rel=1e-12)
     values = [(0.5 * (theta - alpha * d) @ a @ (theta - alpha * d)).item() for alpha in ALPHAS]
     assert (found["loss_min"], found["loss_max"]) == pytest.approx((min(values), max(values)), rel=1e-12)
+
+
+def test_walks_in_several_directions_are_those_of_each_alone_from_one_gradient(quadratic):
+    evaluations = []
+
+    def loss():
+        evaluations.append(quadratic.theta().detach())
+        return quadratic()
+
+    ways = {"gradient": along_gradient, "back": lambda gradient: [-g for g in gradient]}
+    both = walks(quadratic, loss, ALPHAS, ways)
+    assert len(evaluations) == 1 + 2 * len(ALPHAS)
+    assert both == [walks(quadratic, quadratic, ALPHAS, {name: way})[0] for name, way in ways.items()]
+    assert [row["along"] for row in both] == ["gradient", "back"]
+    assert both[0]["loss"] == both[1]["loss"] < both[1]["loss_max"]
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])

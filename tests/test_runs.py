@@ -1,3 +1,4 @@
+import json
 import threading
 import time
 
@@ -56,6 +57,32 @@ def test_the_path_of_the_weights_is_kept(tmp_path):
     assert explained == kept.explained
     for found, expected in zip(run.path_directions(), directions, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("stored", [("gradient",), "step"])
+def test_walks_of_a_time_when_a_run_had_one_direction(tmp_path, stored):
+    """Their table does not name it, and their config holds it as plain text."""
+    probes = pd.DataFrame({"step": [0, 5], "beta": [2.0, 3.0]})
+    save(tmp_path / "r", config=CONFIG.replace(probe_every=5, probe_along=stored), probes=probes)
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    (direction,) = config["probe_along"]
+    (tmp_path / "r" / "config.json").write_text(json.dumps(config | {"probe_along": direction}))
+    run = runs.load(tmp_path / "r")
+    pd.testing.assert_frame_equal(run.along(direction).probes, probes)
+    with pytest.raises(ValueError, match="no walks along 'sideways'"):
+        run.along("sideways")
+
+
+def test_walks_along_one_direction(tmp_path):
+    probes = pd.DataFrame({"step": [0, 0, 5, 5], "along": ["gradient", "step"] * 2, "beta": [1.0, 2.0, 3.0, 4.0]})
+    run = save(tmp_path / "r", config=CONFIG.replace(probe_along=("gradient", "step")), probes=probes)
+    for direction, betas in {"gradient": [1, 3], "step": [2, 4]}.items():
+        found = run.along(direction)
+        assert found.probes["beta"].tolist() == betas
+        assert found.probes.index.tolist() == [0, 1]
+        assert found.losses is run.losses
+    with pytest.raises(ValueError, match="no walks along 'gradient'"):
+        save(tmp_path / "none").along("gradient")
 
 
 def test_losses_around_the_weights_are_kept_by_what_was_computed(tmp_path):

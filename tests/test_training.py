@@ -4,6 +4,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import slow
 import torch
@@ -137,10 +138,11 @@ def test_it_learns(tiny_dataset):
     assert history.train_accuracy.iloc[-1] > 0.9  # 256 random images can be learnt by heart
 
 
-@pytest.mark.parametrize("along", ["gradient", "step"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("along", [("gradient",), ("step",), ("step", "gradient")])
 @pytest.mark.parametrize("recipe", ["sgd", "adam"])
-def test_probes_do_not_disturb_the_run(tiny_dataset, recipe, along):
-    config = configure(model="vgg_a_bn", **RECIPES[recipe], train_size=64).replace(batch_size=16)
+def test_probes_do_not_disturb_the_run(tiny_dataset, recipe, along, precision):
+    config = configure(model="vgg_a_bn", **RECIPES[recipe], train_size=64).replace(batch_size=16, precision=precision)
     plain_model, probed_model = build_model("vgg_a_bn", 0), build_model("vgg_a_bn", 0)
     plain = fit(plain_model, tiny_dataset, config)
     probed = fit(probed_model, tiny_dataset, config.replace(probe_every=3, probe_points=2, probe_along=along))
@@ -149,10 +151,22 @@ def test_probes_do_not_disturb_the_run(tiny_dataset, recipe, along):
     for name, tensor in plain_model.state_dict().items():
         assert torch.equal(tensor, probed_model.state_dict()[name]), name
     assert plain.probes is None
-    assert probed.probes["step"].tolist() == [0, 3, 6]
-    # The walk begins where the step does: its loss there is the step's.
-    np.testing.assert_allclose(probed.probes["loss"], plain.losses[[0, 3, 6]], rtol=1e-6)
+    assert [*probed.probes][:2] == ["step", "along"]
+    assert probed.probes["along"].tolist() == [*along] * 3
+    for _, walked in probed.probes.groupby("along"):
+        assert walked["step"].tolist() == [0, 3, 6]
+        # The walk begins where the step does: its loss there is the step's.
+        rtol = 1e-6 if precision == "float32" else 0.02
+        np.testing.assert_allclose(walked["loss"], plain.losses[[0, 3, 6]], rtol=rtol)
     assert (probed.probes["beta"] > 0).all()
+
+
+def test_walks_are_in_float32_whatever_the_run_trains_in(tiny_dataset):
+    """From the same weights and batch: at the first step, that is."""
+    config = configure(model="resnet6", train_size=32, epochs=1, probe_every=1, probe_along=("gradient", "step"))
+    runs = [fit(build_model("resnet6", 0), tiny_dataset, config.replace(precision=p)) for p in ("float32", "bfloat16")]
+    assert not np.array_equal(runs[0].losses, runs[1].losses)
+    pd.testing.assert_frame_equal(runs[0].probes, runs[1].probes, check_exact=True)
 
 
 def test_the_path_begins_with_the_initial_weights_and_ends_with_the_last(tiny_dataset):

@@ -177,26 +177,27 @@ def plain_configs(given: Mapping[str, Any], model: str) -> list[Config]:
 def why_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
     """The runs of the section on why batch norm helps, by what they are for, from its parameters.
 
-    - ``sgd``: the paper's plain SGD, probed along the gradient; ``adam`` the same with Adam, which keeps the path;
-      ``step``: Adam, probed along its own step;
+    - ``sgd``: the paper's plain SGD, probed along the gradient;
+    - ``adam``: Adam, probed along the gradient and along its own step, which keeps the path;
     - ``noise_sgd``, ``noise_adam``: the network with noisy batch norm;
     - ``rates``: every learning rate; ``skip``: nine residual blocks with and without skip connections.
-
-    Probes are in float32: bfloat16 would round away what a short walk changes.
     """
     pair, seeds = ("vgg_a", "vgg_a_bn"), given["seeds"]
 
     def make(model: str, seed: int, **changes: Any) -> Config:
         return Config.from_parameters(given, model=model, seed=seed, **{"probe_every": 0} | changes)
 
-    probes = {"probe_every": given["probe_every"], "precision": "float32"}
+    probes = {"probe_every": given["probe_every"]}
     sgd = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False, "lr": given["sgd_lr"]}
     return {
         "sgd": [make(model, seed, **sgd, **probes) for model in pair for seed in seeds],
-        "adam": [make(model, seed, **probes, keep_path=True) for model in pair for seed in seeds],
-        "step": [make(model, seed, **probes, probe_along="step") for model in pair for seed in seeds],
-        "noise_sgd": [make("vgg_a_noisy_bn", seed, **sgd, precision="float32") for seed in seeds],
-        "noise_adam": [make("vgg_a_noisy_bn", seed, precision="float32") for seed in seeds],
+        "adam": [
+            make(model, seed, **probes, probe_along=("gradient", "step"), keep_path=True)
+            for model in pair
+            for seed in seeds
+        ],
+        "noise_sgd": [make("vgg_a_noisy_bn", seed, **sgd) for seed in seeds],
+        "noise_adam": [make("vgg_a_noisy_bn", seed) for seed in seeds],
         "rates": [make(model, seed, lr=lr) for model in pair for lr in given["lrs"] for seed in seeds],
         "skip": [make(model, seed) for model in ("resnet9", "resnet9_no_skip") for seed in seeds],
     }
