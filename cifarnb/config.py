@@ -55,6 +55,7 @@ class Config(BaseModel):
     data: str = "auto"  # auto, cifar10, synthetic, or the path of a folder or an .npz archive
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
+    width: Annotated[Number, Field(gt=0)] = 1.0  # of the network: a factor on its channels
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of the initial weights, the order of the images, the augmentation
     epochs: Annotated[int, Field(ge=1)] = 1  # passes over the training images
     train_size: Annotated[int, Field(ge=0)] = 0  # train on the first so many images; 0: on all

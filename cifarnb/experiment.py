@@ -19,7 +19,7 @@ from cifarnb.config import Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
 from cifarnb.landscape import losses_around, random_direction
-from cifarnb.models import LABELS, build_model
+from cifarnb.models import build_model, label
 from cifarnb.runs import NotRunError, Run, RunError
 from cifarnb.training import Trained, fit, is_watched, split
 
@@ -39,7 +39,7 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 return _load_whole(path)  # another process was faster
             except RunError as error:
                 print(f"{error}; set aside as {runs.set_aside(path).name}, trained again", file=sys.stderr, flush=True)
-        model = build_model(config.model, config.seed)
+        model = build_model(config.model, config.seed, config.width)
         trained = _fit(model, dataset, config, runs.unfinished(path) / "checkpoint.pt", progress=progress)
         device = resolve_device(config.device)
         provenance = {
@@ -113,8 +113,8 @@ def describe(config: Config) -> str:
     schedule = "" if config.schedule == "none" else f" ({config.schedule})"
     augmentation = "crop and flip" if config.augment else "no augmentation"
     return (
-        f"{LABELS[config.model]}, {config.epochs} epochs, {config.optimizer} at learning rate {config.lr:g}{schedule}, "
-        f"batches of {config.batch_size}, {augmentation}, seed {config.seed}"
+        f"{label(config.model, config.width)}, {config.epochs} epochs, {config.optimizer} at learning rate "
+        f"{config.lr:g}{schedule}, batches of {config.batch_size}, {augmentation}, seed {config.seed}"
     )
 
 
@@ -206,7 +206,7 @@ def _load_whole(path: Path) -> Run:
 
 def trained_model(run: Run) -> nn.Module:
     """The run's network with its weights after the last epoch, on the CPU, in eval mode."""
-    model = build_model(run.config.model)
+    model = build_model(run.config.model, width=run.config.width)
     model.load_state_dict(run.weights())
     return model.eval()
 

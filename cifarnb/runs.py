@@ -117,12 +117,12 @@ class Run:
         return not np.isfinite(self.losses).all()
 
     def along(self, direction: str) -> "Run":
-        """The same run with its walks along this direction alone; ValueError if it has none."""
+        """The same run with its walks along this direction alone, so all columns numbers; ValueError if it has none."""
         if self.probes is None or direction not in self.config.probe_along:
             raise ValueError(f"{self.name}: no walks along {direction!r}")
         probes = self.probes
         if "along" in probes:  # else they are from a time when a run had one direction
-            probes = probes[probes["along"] == direction].reset_index(drop=True)
+            probes = probes[probes["along"] == direction].drop(columns="along").reset_index(drop=True)
         return dataclasses.replace(self, probes=probes)
 
     def predictions(self) -> np.ndarray:

@@ -12,6 +12,10 @@ FORBIDDEN = [
     ("data", None),
     ("device", "mps"),
     ("precision", "float16"),
+    ("width", 0),
+    ("width", -0.5),
+    ("width", math.inf),
+    ("width", "narrow"),
     ("seed", -1),
     ("seed", 2**32),
     ("seed", 1.0),
@@ -45,7 +49,7 @@ FORBIDDEN = [
     ("probe_along", None),
     ("probe_along", 1),
 ]
-NUMBERS = ["seed", "epochs", "train_size", "test_size", "batch_size", "lr", "momentum", "weight_decay"]
+NUMBERS = ["width", "seed", "epochs", "train_size", "test_size", "batch_size", "lr", "momentum", "weight_decay"]
 EXTREMES = [
     {"seed": 0, "epochs": 1, "train_size": 0, "test_size": 0, "batch_size": 1, "momentum": 0, "label_smoothing": 0},
     {"seed": 2**32 - 1, "momentum": 0.999, "label_smoothing": 0.999, "lr": 1, "weight_decay": 10},

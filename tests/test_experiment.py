@@ -15,6 +15,7 @@ from cifarnb import experiment, runs
 from cifarnb.config import Config
 from cifarnb.data import normalize
 from cifarnb.metrics import predict
+from cifarnb.models import build_model, count_parameters
 from cifarnb.runs import NotRunError
 from cifarnb.training import fit
 
@@ -91,9 +92,12 @@ def test_a_run_records_where_it_came_from(tiny_dataset, tmp_path):
     assert (made["train_images"], made["test_images"]) == (256, 64)
 
 
-def test_the_trained_model_gives_the_recorded_accuracy(tiny_dataset, tmp_path):
-    run = experiment.run(CONFIG.replace(precision="float32"), tiny_dataset, tmp_path)
-    logits = experiment.trained_model(run)(normalize(tiny_dataset.test_images))
+@pytest.mark.parametrize("width", [1.0, 0.5])
+def test_the_trained_model_gives_the_recorded_accuracy(tiny_dataset, tmp_path, width):
+    run = experiment.run(CONFIG.replace(precision="float32", width=width), tiny_dataset, tmp_path)
+    model = experiment.trained_model(run)
+    assert count_parameters(model) == count_parameters(build_model("simple_cnn", width=width))
+    logits = model(normalize(tiny_dataset.test_images))
     assert (logits.argmax(1) == tiny_dataset.test_labels).sum().item() / 64 == run.final_accuracy
 
 

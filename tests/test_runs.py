@@ -78,7 +78,7 @@ def test_walks_along_one_direction(tmp_path):
     run = save(tmp_path / "r", config=CONFIG.replace(probe_along=("gradient", "step")), probes=probes)
     for direction, betas in {"gradient": [1, 3], "step": [2, 4]}.items():
         found = run.along(direction)
-        assert found.probes["beta"].tolist() == betas
+        assert found.probes.to_dict(orient="list") == {"step": [0, 5], "beta": betas}
         assert found.probes.index.tolist() == [0, 1]
         assert found.losses is run.losses
     with pytest.raises(ValueError, match="no walks along 'gradient'"):

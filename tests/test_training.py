@@ -142,8 +142,9 @@ def test_it_learns(tiny_dataset):
 @pytest.mark.parametrize("along", [("gradient",), ("step",), ("step", "gradient")])
 @pytest.mark.parametrize("recipe", ["sgd", "adam"])
 def test_probes_do_not_disturb_the_run(tiny_dataset, recipe, along, precision):
-    config = configure(model="vgg_a_bn", **RECIPES[recipe], train_size=64).replace(batch_size=16, precision=precision)
-    plain_model, probed_model = build_model("vgg_a_bn", 0), build_model("vgg_a_bn", 0)
+    config = configure(model="vgg_a_bn", **RECIPES[recipe], train_size=64, width=0.25)
+    config = config.replace(batch_size=16, precision=precision)
+    plain_model, probed_model = (build_model("vgg_a_bn", 0, config.width) for _ in range(2))
     plain = fit(plain_model, tiny_dataset, config)
     probed = fit(probed_model, tiny_dataset, config.replace(probe_every=3, probe_points=2, probe_along=along))
     assert np.array_equal(plain.losses, probed.losses)

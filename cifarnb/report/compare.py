@@ -32,8 +32,8 @@ from cifarnb.runs import Run, RunError
 
 
 @functools.cache
-def _parameters(model: str) -> int:
-    return count_parameters(build_model(model))
+def _parameters(model: str, width: float) -> int:
+    return count_parameters(build_model(model, width=width))
 
 
 IDENTICAL, DIFFERENT, SEED_NOISE, NOT_JUDGED = "identical", "different", "within seed noise", "–"
@@ -46,7 +46,7 @@ MEASURES: dict[str, Callable[[Run], float]] = {  # of a run
     "training loss, last epoch": lambda run: float(run.history["train_loss"].iloc[-1]),
     "test loss, last epoch": lambda run: float(run.history["test_loss"].iloc[-1]),
     EPOCHS: lambda run: len(run.history),
-    PARAMETERS: lambda run: _parameters(run.config.model),
+    PARAMETERS: lambda run: _parameters(run.config.model, run.config.width),
     SECONDS: lambda run: run.seconds_per_epoch,
 }
 NOTE = "Of differences that are mere chance, these tests call one in twenty a difference: in many rows, expect some."

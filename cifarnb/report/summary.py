@@ -11,7 +11,7 @@ from cifarnb import experiment
 from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, Dataset
 from cifarnb.landscape import envelope, widths
-from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters
+from cifarnb.models import build_model, count_multiply_adds, count_parameters, label
 from cifarnb.report import sections
 from cifarnb.report.claims import REPORTED, judge
 from cifarnb.report.significance import mean_and_interval, sampling_interval
@@ -77,11 +77,12 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     of training, and ``loss_fluctuation`` the median over the windows of WINDOW steps of the standard deviation of the
     loss in them, both in nats.  These and ``seconds_per_epoch`` are given over the seeds, all else is the first run's.
     """
-    model = build_model(name)
+    width = runs[0].config.width if runs else 1.0
+    model = build_model(name, width=width)
     reported = REPORTED[name]
     description: dict[str, Any] = {
         "name": name,
-        "label": LABELS[name],
+        "label": label(name, width),
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model),
         "reported_accuracy": reported.get("accuracy"),

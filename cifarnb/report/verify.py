@@ -162,7 +162,7 @@ def check_weights(run: Run, file: Path, summary: dict[str, Any], dataset: Datase
     """A weight file loads, has the stated parameters, and predicts what the run predicted."""
     what = f"weights {file.name}"
     network = next(network for network in summary["networks"] if network["run"] == run.name)
-    model = build_model(run.config.model)
+    model = build_model(run.config.model, width=run.config.width)
     try:
         weights = safetensors.torch.load_file(file)
         model.load_state_dict(weights)
@@ -279,7 +279,8 @@ def check_figures(folder: Path, out: Path) -> Check:
 def check_losses(run: Run, dataset: Dataset, epochs: int) -> Check:
     """Repeat the first epochs of a run and compare the training loss of their steps."""
     config = run.config.replace(probe_every=0, keep_path=False)
-    repeated = fit(build_model(config.model, config.seed), dataset, config, stop_after=epochs, progress=False).losses
+    model = build_model(config.model, config.seed, config.width)
+    repeated = fit(model, dataset, config, stop_after=epochs, progress=False).losses
     recorded = run.losses[: len(repeated)]
     repeated = repeated[: len(recorded)]
     same = int((repeated == recorded).sum())
