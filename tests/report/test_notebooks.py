@@ -11,6 +11,7 @@ import nbformat
 import papermill
 import pytest
 import yaml
+from papermill.exceptions import PapermillExecutionError
 
 from cifarnb.report import execution, sections
 
@@ -69,7 +70,7 @@ def test_no_two_cells_say_the_same_in_code():
 def test_every_parameter_is_typed_and_explained(path):
     (cell,) = [c for c in nbformat.read(path, as_version=4).cells if c.metadata.get("tags") == ["parameters"]]
     declared = sections.declared(path.stem)
-    assert len(declared) == len(cell.source.splitlines())  # papermill passes over a line that it does not understand
+    assert len(declared) == len(cell.source.splitlines())
     for name, parameter in declared.items():
         assert parameter.type in sections._TYPES, name
         assert parameter.help, name
@@ -108,6 +109,21 @@ def test_full_is_the_write_ups_schedule():
         assert all(c.train_size == c.test_size == 0 for c in sections.configs(model, "full"))
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_checked_before_anything_is_made_of_them(path):
+    """And no later cell gives another meaning to a parameter's name, so that the check may be run again."""
+    first, second, *later = [
+        ast.parse(c.source) for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"
+    ]
+    imports = (ast.Import, ast.ImportFrom)
+    called = next(statement for statement in second.body if not isinstance(statement, imports))
+    assert ast.unparse(called) == "sections.validate_parameters(globals())"
+    declared = {statement.target.id for statement in first.body}
+    assert declared == set(sections.declared(path.stem))
+    names = [node for cell in (second, *later) for node in ast.walk(cell) if isinstance(node, ast.Name)]
+    assert not declared & {name.id for name in names if isinstance(name.ctx, ast.Store)}
+
+
 def test_every_section_of_the_smoke_report_is_executed_to_its_end(smoke):
     for path in NOTEBOOKS:
         executed = smoke / "notebooks" / path.name
@@ -132,6 +148,15 @@ def test_a_section_runs_by_hand_with_papermill_alone(smoke, tmp_path):
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").glob("simple_cnn-*")
     assert '"epochs": 1' in (run / "config.json").read_text()
+
+
+def test_papermill_alone_does_not_train_where_it_is_told_so_in_text(tmp_path):
+    parameters = {"data": "synthetic", "runs_dir": str(tmp_path), "train": "false", "epochs": 1, "train_size": 128}
+    with pytest.raises(PapermillExecutionError, match="NotRunError"):
+        papermill.execute_notebook(
+            "notebooks/01_simple_cnn.ipynb", str(tmp_path / "o.ipynb"), parameters, progress_bar=False
+        )
+    assert not list(tmp_path.glob("simple_cnn-*"))
 
 
 def test_a_number_that_yaml_reads_as_text_is_taken_as_the_number_by_papermill_alone(tmp_path):
