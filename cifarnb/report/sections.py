@@ -4,7 +4,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +28,8 @@ NETWORKS = {
     "vgg_a_bn": "04_batchnorm",
 }
 
+NARROW = 0.25  # the width of the networks whose loss landscape is also shown over all seeds: a sixteenth of the cost
+
 # What a report gives to all its sections; one that has no use for it does not declare it.
 GIVEN_TO_ALL = ("profile", "data", "runs_dir", "train")
 USED_BY_TRAINING = ("runs_dir", "train")  # so every section that trains must declare them
@@ -43,7 +45,24 @@ LOWEST = {
     "surface_points": 3,
     "landscape_images": 1,
 }
-SHORTEST = {"seeds": 1, "landscape_lrs": 1, "lrs": 1, "direction_seeds": 2}
+SHORTEST = {"seeds": 1, "landscape_seeds": 1, "landscape_lrs": 1, "lrs": 1, "direction_seeds": 2}
+
+# Parameters that take the place of a field of a config in some of a section's runs; 0 leaves out those of LEFT_OUT.
+IN_PLACE_OF = {
+    "plain_batch_size": "batch_size",
+    "landscape_lrs": "lr",
+    "landscape_seeds": "seed",
+    "narrow_epochs": "epochs",
+    "sgd_lr": "lr",
+    "second_sgd_lr": "lr",
+    "lrs": "lr",
+    "walk_width": "width",
+    "walk_epochs": "epochs",
+    "rate_epochs": "epochs",
+    "skip_epochs": "epochs",
+    "seeds": "seed",
+}
+LEFT_OUT = ("plain_batch_size", "narrow_epochs")
 
 
 def _read_truth(value: object) -> object:
@@ -250,17 +269,18 @@ def check_values(given: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name}: at least {lowest} is needed, but it is {given[name]}")
     if given.get("radius", 1.0) <= 0:
         raise ConfigError(f"radius: it must be above 0, but it is {given['radius']}")
-    for name, field in {"plain_batch_size": "batch_size", "sgd_lr": "lr", "lrs": "lr", "landscape_lrs": "lr"}.items():
-        values = given.get(name) or []
+    Config.from_parameters(given, model="vgg_a")
+    for name, field in IN_PLACE_OF.items():
+        values = given.get(name, [])
         for value in values if isinstance(values, list) else [values]:
+            if value == 0 and name in LEFT_OUT:
+                continue
             try:
                 Config.from_parameters(given, model="vgg_a", **{field: value})
             except ConfigError as error:
                 raise ConfigError(str(error).replace(field, name, 1)) from None
     if "sgd_lr" in given:
         why_configs(given)
-    for seed in given.get("seeds", [0]):
-        Config.from_parameters(given, model="vgg_a", seed=seed)
 
 
 def configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
@@ -275,8 +295,16 @@ def network_configs(given: Mapping[str, Any], model: str) -> list[Config]:
 
 def landscape_configs(given: Mapping[str, Any], model: str) -> list[Config]:
     """The runs of a network's loss landscape, every learning rate with every seed; none where it has none."""
-    rates = given.get("landscape_lrs", [])
-    return [Config.from_parameters(given, model=model, seed=seed, lr=lr) for seed in given["seeds"] for lr in rates]
+    rates, seeds = given.get("landscape_lrs", []), given.get("landscape_seeds", [])
+    return [Config.from_parameters(given, model=model, seed=seed, lr=lr) for seed in seeds for lr in rates]
+
+
+def narrow_configs(given: Mapping[str, Any], model: str) -> list[Config]:
+    """The same of the network a quarter as wide, over all seeds, where its section has them in this profile."""
+    if not given.get("narrow_epochs"):
+        return []
+    narrow = {"width": NARROW, "epochs": given["narrow_epochs"]}
+    return landscape_configs({**given, **narrow, "landscape_seeds": given["seeds"]}, model)
 
 
 def plain_configs(given: Mapping[str, Any], model: str) -> list[Config]:
@@ -290,36 +318,38 @@ def plain_configs(given: Mapping[str, Any], model: str) -> list[Config]:
 def why_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
     """The runs of the section on why batch norm helps, by what they are for, from its parameters.
 
-    - ``sgd``: the paper's plain SGD, probed along the gradient;
-    - ``adam``: Adam, probed along the gradient and along its own step, which keeps the path;
-    - ``noise_sgd``, ``noise_adam``: the network with noisy batch norm;
+    - ``sgd``, ``second_sgd``: plain SGD at the paper's learning rate and at another, with walks along the gradient;
+    - ``adam``: Adam, with walks along the gradient and along its own step;
+    - ``noise_sgd``, ``noise_adam``: VGG-A without, with, and with noisy batch norm; those with Adam keep their path;
     - ``rates``: every learning rate; ``skip``: nine residual blocks with and without skip connections.
+
+    The walks have a width of their own; the residual networks are as wide as in section 1.3.
     """
-    pair, seeds = ("vgg_a", "vgg_a_bn"), given["seeds"]
+    pair, noisy = ("vgg_a", "vgg_a_bn"), ("vgg_a", "vgg_a_bn", "vgg_a_noisy_bn")
 
-    def make(model: str, seed: int, **changes: Any) -> Config:
-        return Config.from_parameters(given, model=model, seed=seed, **{"probe_every": 0} | changes)
+    def make(models: Sequence[str], **changes: Any) -> list[Config]:
+        fields = {"probe_every": 0} | changes
+        return [Config.from_parameters(given, model=m, seed=seed, **fields) for m in models for seed in given["seeds"]]
 
-    probes = {"probe_every": given["probe_every"]}
-    sgd = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False, "lr": given["sgd_lr"]}
+    walks = {"width": given["walk_width"], "epochs": given["walk_epochs"], "probe_every": given["probe_every"]}
+    sgd = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False}
+    paper, second = sgd | {"lr": given["sgd_lr"]}, sgd | {"lr": given["second_sgd_lr"]}
+    rates = [make(pair, lr=lr, epochs=given["rate_epochs"]) for lr in given["lrs"]]
     return {
-        "sgd": [make(model, seed, **sgd, **probes) for model in pair for seed in seeds],
-        "adam": [
-            make(model, seed, **probes, probe_along=("gradient", "step"), keep_path=True)
-            for model in pair
-            for seed in seeds
-        ],
-        "noise_sgd": [make("vgg_a_noisy_bn", seed, **sgd) for seed in seeds],
-        "noise_adam": [make("vgg_a_noisy_bn", seed) for seed in seeds],
-        "rates": [make(model, seed, lr=lr) for model in pair for lr in given["lrs"] for seed in seeds],
-        "skip": [make(model, seed) for model in ("resnet9", "resnet9_no_skip") for seed in seeds],
+        "sgd": make(pair, **walks, **paper),
+        "second_sgd": make(pair, **walks, **second),
+        "adam": make(pair, **walks, probe_along=("gradient", "step")),
+        "noise_sgd": make(noisy, **paper),
+        "noise_adam": make(noisy, keep_path=True),
+        "rates": [config for same in rates for config in same],
+        "skip": make(("resnet9", "resnet9_no_skip"), width=1.0, epochs=given["skip_epochs"]),
     }
 
 
 def all_configs(section: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
     """Every run that a section asks for, each once."""
     given = values(section, profile, overrides)
-    kinds = (network_configs, landscape_configs, plain_configs)
+    kinds = (network_configs, landscape_configs, narrow_configs, plain_configs)
     models = [model for model, home in NETWORKS.items() if home == section]
     wanted = [config for model in models for kind in kinds for config in kind(given, model)]
     if section == WHY:

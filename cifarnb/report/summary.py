@@ -42,7 +42,8 @@ def summarize(
     for network in networks:
         name = network["name"]
         mine = {kind: [run for run in found if run.config.model == name] for kind, found in why.items()}
-        walked = {"sgd": ("sgd", "gradient"), "adam": ("adam", "gradient"), "step": ("adam", "step")}
+        walked = {"sgd": ("sgd", "gradient"), "second_sgd": ("second_sgd", "gradient")}
+        walked |= {"adam": ("adam", "gradient"), "step": ("adam", "step")}
         if probed := {kind: [run.along(way) for run in mine[of]] for kind, (of, way) in walked.items() if mine[of]}:
             network["probes"] = {kind: describe_probes(same) for kind, same in probed.items()}
         if mine["rates"]:

@@ -1,6 +1,8 @@
 """The notebooks and their parameters, as they are stored and as they run."""
 
 import ast
+import itertools
+import math
 import re
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
+from cifarnb.models import build_model, count_multiply_adds
 from cifarnb.report import execution, sections
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +125,46 @@ def test_parameters_are_checked_before_anything_is_made_of_them(path):
     assert declared == set(sections.declared(path.stem))
     names = [node for cell in (second, *later) for node in ast.walk(cell) if isinstance(node, ast.Name)]
     assert not declared & {name.id for name in names if isinstance(name.ctx, ast.Store)}
+
+
+def operations(config):
+    """Of its training and its walks: a multiply-add is two, and a gradient takes three times the forward pass."""
+    multiply_adds = count_multiply_adds(build_model(config.model, width=config.width))
+    steps = config.epochs * math.ceil((config.train_size or 50_000) / config.batch_size)
+    gradients = 0
+    if config.probe_every:
+        gradients = math.ceil(steps / config.probe_every) * (1 + len(config.probe_along) * config.probe_points)
+    return 6 * multiply_adds * config.batch_size * (steps + gradients)
+
+
+def test_what_full_adds_to_the_assignment_takes_two_cores_some_hours():
+    why = [
+        config for same in sections.why_configs(sections.values("05_why_batchnorm", "full")).values() for config in same
+    ]
+    given = sections.values("04_batchnorm", "full")
+    narrow = [config for model in ("vgg_a", "vgg_a_bn") for config in sections.narrow_configs(given, model)]
+    assert sum(map(operations, [*why, *narrow])) < 3e15
+
+
+def test_in_full_the_walks_are_on_vgg_a_over_an_epoch_with_three_seeds():
+    runs = sections.why_configs(sections.values("05_why_batchnorm", "full"))
+    for kind, lr, along in (("sgd", 0.1, 1), ("second_sgd", 0.2, 1), ("adam", 5e-4, 2)):
+        assert {(c.model, c.seed) for c in runs[kind]} == set(itertools.product(("vgg_a", "vgg_a_bn"), (0, 1, 2)))
+        assert {(c.width, c.lr, c.momentum * (c.optimizer == "sgd"), c.epochs) for c in runs[kind]} == {(1, lr, 0, 1)}
+        assert {(c.precision, len(c.probe_along), c.probe_points) for c in runs[kind]} == {("auto", along, 8)}
+    rest = [c for kind in ("noise_sgd", "noise_adam", "rates") for c in runs[kind]]
+    assert {c.width for c in rest} == {0.25}
+    assert {c.width for c in runs["skip"]} == {1.0}
+    assert all(c.keep_path for c in runs["noise_adam"])
+
+
+def test_in_full_the_landscape_is_on_one_seed_and_a_quarter_as_wide_on_all():
+    given = sections.values("04_batchnorm", "full")
+    assert {(c.seed, c.width) for c in sections.landscape_configs(given, "vgg_a")} == {(0, 1.0)}
+    narrow = sections.narrow_configs(given, "vgg_a_bn")
+    assert {c.width for c in narrow} == {0.25}
+    assert {(c.seed, c.lr) for c in narrow} == set(itertools.product(given["seeds"], given["landscape_lrs"]))
+    assert sections.narrow_configs(given | {"narrow_epochs": 0}, "vgg_a") == []
 
 
 def test_every_section_of_the_smoke_report_is_executed_to_its_end(smoke):
