@@ -261,6 +261,16 @@ def losses_near(
     return losses
 
 
+def losses_on_lines(
+    run: Run, dataset: Dataset, seeds: Sequence[int], coordinates: np.ndarray, images: int
+) -> np.ndarray:
+    """Mean loss (lines, points) on lines through the run's weights, in a random direction for each of the ``seeds``.
+
+    ``coordinates`` (points,) are those on every line; all else is as with ``losses_near``.
+    """
+    return np.stack([losses_near(run, dataset, [seed], [coordinates], images) for seed in seeds])
+
+
 def _path(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
     return _folder(runs_dir) / runs.run_name(config, dataset.identity)
 

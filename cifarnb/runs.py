@@ -28,7 +28,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -183,6 +183,14 @@ def run_of_weights(file: Path) -> str | None:
     with suppress(OSError, safetensors.SafetensorError), safetensors.safe_open(file, "pt") as opened:
         return (opened.metadata() or {}).get("run")
     return None
+
+
+def group(runs: Iterable[Run], field: str) -> dict[Any, list[Run]]:
+    """The runs by a field of their configs, in the order in which its values first appear."""
+    grouped: dict[Any, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(getattr(run.config, field), []).append(run)
+    return grouped
 
 
 def project_root() -> Path:

@@ -204,3 +204,10 @@ def test_the_root_is_found_from_below(tmp_path, monkeypatch):
     (tmp_path / "params" / "full").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "params" / "full")
     assert runs.project_root() == tmp_path
+
+
+def test_runs_are_grouped_by_a_field_of_their_configs(make_run):
+    a, b, c = make_run("vgg_a", seed=1), make_run("resnet6", seed=0), make_run("vgg_a", seed=0)
+    assert list(runs.group([a, b, c], "model").items()) == [("vgg_a", [a, c]), ("resnet6", [b])]
+    assert list(runs.group([a, b, c], "seed").items()) == [(1, [a]), (0, [b, c])]
+    assert runs.group([], "lr") == {}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cifarnb.report.significance import sampling_difference, sampling_interval, seed_difference
+from cifarnb.report.significance import accuracy, sampling_difference, sampling_interval, seed_difference, spread
 
 # Section 1's numbers, by network: test accuracy (0 to 1), epochs, lr, optimizer, schedule, seconds per epoch.
 # The write-up has no number for section 2.
@@ -107,7 +107,7 @@ def _is_below(reported: float, noise: float, words: str, name: str, key: str) ->
         found = ran[name][key]
         low, high = found["ci95"] or (found["mean"] - noise, found["mean"] + noise)
         kind = "95 % interval (t over the seeds)" if found["ci95"] else f"one seed: ± {noise:g} counts as noise"
-        here = words.format(_spread(found), device_name=ran[name]["device_name"])
+        here = words.format(spread(found), device_name=ran[name]["device_name"])
         return Finding(here, (reported - high, reported - low), f"{kind} against the reported number")
 
     return measure
@@ -121,7 +121,7 @@ def _is_lower(words: str, *keys: str, higher: bool = False) -> Callable[[Network
 
     def measure(ran: Networks) -> Finding:
         normed, plain = (_nested(ran[name], keys) for name in ("vgg_a_bn", "vgg_a"))
-        here = f"{words} {_spread(normed)} with batch norm, {_spread(plain)} without"
+        here = f"{words} {spread(normed)} with batch norm, {spread(plain)} without"
         more, less = (normed, plain) if higher else (plain, normed)
         values = [[_log(value) for value in side["values"]] for side in (more, less)]
         if min(map(len, values)) > 1 and all(math.isfinite(value) for side in values for value in side):
@@ -146,20 +146,6 @@ def _nested(network: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any
 def _log(value: float) -> float:
     """A number that is not there, because the run diverged, counts as without end."""
     return math.log(max(value, 1e-12)) if math.isfinite(value) else math.inf
-
-
-def accuracy(measured: Mapping[str, Any]) -> str:
-    """An accuracy's mean, with half the 95 % confidence interval where there are several seeds."""
-    if measured["ci95"] is None:
-        return f"{measured['mean']:.2%}"
-    return f"{100 * measured['mean']:.2f} ± {50 * (measured['ci95'][1] - measured['ci95'][0]):.2f}%"
-
-
-def _spread(measured: Mapping[str, Any]) -> str:
-    """The mean, with half the 95 % confidence interval where there are several seeds."""
-    if measured["ci95"] is None or not math.isfinite(measured["ci95"][0]):
-        return f"{measured['mean']:.3g}"
-    return f"{measured['mean']:.3g} ± {(measured['ci95'][1] - measured['ci95'][0]) / 2:.2g}"
 
 
 _VGG = ("vgg_a", "vgg_a_bn")

@@ -9,14 +9,14 @@ import numpy as np
 
 from cifarnb import experiment
 from cifarnb.config import Config
-from cifarnb.data import Dataset
+from cifarnb.data import CIFAR10_CLASSES, Dataset
 from cifarnb.landscape import envelope, widths
 from cifarnb.models import build_model, count_multiply_adds, count_parameters, label
 from cifarnb.report import sections
 from cifarnb.report.claims import REPORTED, judge
-from cifarnb.report.significance import mean_and_interval
+from cifarnb.report.significance import mean_and_interval, sampling_interval
 from cifarnb.report.tables import median_over_steps
-from cifarnb.runs import NotRunError, Run
+from cifarnb.runs import NotRunError, Run, group
 
 WINDOW = 50  # steps, over which the loss fluctuates
 
@@ -30,8 +30,9 @@ def summarize(
     """
     networks = []
     for name in sections.NETWORKS:
-        found = _find(sections.configs(name, profile, overrides), dataset, runs_dir)
-        band = _find(sections.landscape_configs(name, profile, overrides), dataset, runs_dir)
+        given = sections.values(sections.NETWORKS[name], profile, overrides)
+        found = _find(sections.network_configs(given, name), dataset, runs_dir)
+        band = _find(sections.landscape_configs(given, name), dataset, runs_dir)
         landscape = describe_landscape(band) if band else None
         networks.append(describe_network(name, found) | {"landscape": landscape, "probes": None, "rates": None})
     why = {
@@ -41,7 +42,8 @@ def summarize(
     for network in networks:
         name = network["name"]
         mine = {kind: [run for run in found if run.config.model == name] for kind, found in why.items()}
-        walked = {"sgd": ("sgd", "gradient"), "adam": ("adam", "gradient"), "step": ("adam", "step")}
+        walked = {"sgd": ("sgd", "gradient"), "second_sgd": ("second_sgd", "gradient")}
+        walked |= {"adam": ("adam", "gradient"), "step": ("adam", "step")}
         if probed := {kind: [run.along(way) for run in mine[of]] for kind, (of, way) in walked.items() if mine[of]}:
             network["probes"] = {kind: describe_probes(same) for kind, same in probed.items()}
         if mine["rates"]:
@@ -120,13 +122,38 @@ def loss_fluctuation(run: Run) -> float:
         return float(np.median(whole.std(axis=1, dtype=np.float64)))
 
 
+def beats_guessing(run: Run) -> bool:
+    """Whether its accuracy after the last epoch is above that of guessing, as far as the test images can tell."""
+    return sampling_interval(run.final_accuracy, run.provenance["test_images"])[0] > 1 / len(CIFAR10_CLASSES)
+
+
+def gap(run: Run) -> tuple[float, str]:
+    """By how much the accuracy on the training images is above that on the test images (0 to 1), and in words."""
+    apart = float(run.history["train_accuracy"].iloc[-1]) - run.final_accuracy
+    return apart, (
+        f"the accuracy on the training images, as they are augmented, is {100 * abs(apart):.1f} points "
+        f"{'above' if apart > 0 else 'below'} that on the test images"
+    )
+
+
+def compare_with_batch_norm(
+    described: Mapping[str, Mapping[str, Any]], words: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """What is smaller with batch norm, and what is not, by the means over the seeds: words for keys of ``described``.
+
+    ``described`` holds the measures of ``vgg_a`` and ``vgg_a_bn``, each as ``mean_and_interval`` gives it.
+    """
+    smaller = [key for key in words if described["vgg_a_bn"][key]["mean"] < described["vgg_a"][key]["mean"]]
+    return [words[key] for key in smaller], [word for key, word in words.items() if key not in smaller]
+
+
 def describe_landscape(runs: Sequence[Run]) -> dict[str, Any]:
     """One network's loss landscape, from runs that differ in the learning rate and the seed: its band's width in nats.
 
     For each seed, over the steps: the median, that of the second half of training, and the maximum.
     """
-    by_seed = _group(runs, lambda run: run.config.seed)
-    by_rate = _group(runs, lambda run: run.config.lr)
+    by_seed = group(runs, "seed")
+    by_rate = group(runs, "lr")
     bands = [widths(*envelope([run.losses for run in same])) for same in by_seed.values()]
     return {
         "lrs": [*by_rate],
@@ -137,14 +164,6 @@ def describe_landscape(runs: Sequence[Run]) -> dict[str, Any]:
         "maximum_band_width": mean_and_interval([float(band.max()) for band in bands]),
         "runs": [run.name for run in runs],
     }
-
-
-def _group(runs: Sequence[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:
-    """The runs by a property of theirs, in the order in which it first appears."""
-    grouped: dict[Any, list[Run]] = {}
-    for run in runs:
-        grouped.setdefault(key(run), []).append(run)
-    return grouped
 
 
 def describe_probes(runs: Sequence[Run]) -> dict[str, Any]:
@@ -166,8 +185,8 @@ def describe_rates(runs: Sequence[Run]) -> dict[str, Any]:
 
     ``within_one_point`` counts, for each seed, the rates whose accuracy is at most a point below that of the best.
     """
-    by_seed = _group(runs, lambda run: run.config.seed)
-    by_rate = _group(runs, lambda run: run.config.lr)
+    by_seed = group(runs, "seed")
+    by_rate = group(runs, "lr")
     accuracies = [[run.final_accuracy for run in same] for same in by_seed.values()]
     # A run is right on a whole number of images, so a millionth of a point is rounding.
     counts = [sum(value >= max(values) - 0.01 - 1e-8 for value in values) for values in accuracies]

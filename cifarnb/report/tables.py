@@ -2,15 +2,15 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
-from cifarnb.report.claims import REPORTED, accuracy
-from cifarnb.report.significance import mean_and_interval
+from cifarnb.report.claims import REPORTED
+from cifarnb.report.significance import accuracy, mean_and_interval, spread
 from cifarnb.runs import Run
 
 NOT_RUN = "not run"
@@ -156,9 +156,7 @@ def probes(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
     rows = [
         {"walk": walk, "median over the steps": measure}
         | {
-            LABELS[name]: over_seeds(
-                [median_over_steps(run, measure) for run in same], lambda values: spread(mean_and_interval(values))
-            )
+            LABELS[name]: over_seeds([median_over_steps(run, measure) for run in same], spread_of)
             for name, same in networks.items()
         }
         for walk, networks in runs.items()
@@ -197,21 +195,19 @@ def seeds(runs: Sequence[Run]) -> str:
     return f"seeds {_seeds(runs)}: their mean, their range, and each of them faintly"
 
 
+def count_seeds(runs: Sequence[Run]) -> str:
+    """Over how many seeds the runs are: ``1 seed``, ``3 seeds``."""
+    count = len({run.config.seed for run in runs})
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def spread_of(values: Iterable[float]) -> str:
+    """The mean of the values, a seed each, with half the 95 % confidence interval where there are several."""
+    return spread(mean_and_interval(list(values)))
+
+
 def _seeds(runs: Sequence[Run]) -> str:
     return ", ".join(str(run.config.seed) for run in runs)
-
-
-def spread(measured: Mapping[str, Any]) -> str:
-    """The mean of ``mean_and_interval``, with half the 95 % confidence interval where there are several seeds."""
-    mean, interval = significant(measured["mean"]), measured["ci95"]
-    if interval is None or not math.isfinite(interval[0]):
-        return mean
-    return f"{mean} ± {significant((interval[1] - interval[0]) / 2, 2)}"
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """``1,230`` for 1234.5."""
-    return f"{float(f'{value:.{digits}g}'):,g}"
 
 
 def percent(fraction: float | None) -> str | None:

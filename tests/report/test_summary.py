@@ -9,10 +9,13 @@ import pytest
 from cifarnb.models import LABELS
 from cifarnb.report.significance import mean_and_interval
 from cifarnb.report.summary import (
+    beats_guessing,
+    compare_with_batch_norm,
     describe_landscape,
     describe_network,
     describe_probes,
     describe_rates,
+    gap,
     loss_fluctuation,
 )
 
@@ -142,3 +145,29 @@ def test_rates_are_described_by_how_many_come_near_the_best(make_run):
     assert described["final_accuracy"] == {"0.001": [0.5, 0.5], "0.01": [0.49, 0.48], "0.1": [0.4, 0.4]}
     assert described["diverged"] == [0.1]
     assert json.loads(json.dumps(described)) == described
+
+
+def test_what_is_better_than_guessing_is_told_by_the_test_images(make_run):
+    def ended(accuracy, images):
+        return make_run("vgg_a", accuracies=[0.9, accuracy], provenance={"test_images": images})
+
+    assert beats_guessing(ended(0.12, 10_000))
+    assert not beats_guessing(ended(0.1, 10_000))
+    assert not beats_guessing(ended(0.12, 100))  # Wilson's interval begins at 0.07
+
+
+def test_the_gap_between_training_and_test_images_in_words(make_run):
+    above = make_run(accuracies=[0.5])  # the fixture's training accuracy is 5 points above
+    below = dataclasses.replace(above, history=above.history.assign(train_accuracy=0.25))
+    assert gap(above)[0] == pytest.approx(0.05)
+    assert gap(above)[1].endswith("is 5.0 points above that on the test images")
+    assert gap(below)[0] == pytest.approx(-0.25)
+    assert gap(below)[1].endswith("is 25.0 points below that on the test images")
+
+
+def test_what_is_smaller_with_batch_norm_is_told_by_the_means():
+    described = {
+        "vgg_a": {key: mean_and_interval(values) for key, values in {"a": [1, 2], "b": [1.0], "c": [3.0]}.items()},
+        "vgg_a_bn": {key: mean_and_interval(values) for key, values in {"a": [0, 2], "b": [1.0], "c": [4.0]}.items()},
+    }
+    assert compare_with_batch_norm(described, {"a": "width", "c": "β", "b": "range"}) == (["width"], ["β", "range"])

@@ -240,3 +240,14 @@ def test_a_caption_tells_the_seeds_and_how_several_are_drawn(make_run):
     runs = [make_run("vgg_a", seed=seed) for seed in (3, 0)]
     assert tables.seeds(runs[:1]) == "seed 3"
     assert tables.seeds(runs) == "seeds 3, 0: their mean, their range, and each of them faintly"
+
+
+def test_seeds_are_counted_once(make_run):
+    runs = [make_run("vgg_a", seed=seed) for seed in (0, 0, 2)]
+    assert tables.count_seeds(runs[:2]) == "1 seed"
+    assert tables.count_seeds(runs) == "2 seeds"
+
+
+def test_values_of_several_seeds_have_their_interval():
+    assert tables.spread_of([0.25]) == "0.25"
+    assert tables.spread_of(value for value in (1.0, 2.0, 6.0)) == "3 ± 6.6"
