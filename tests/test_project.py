@@ -20,8 +20,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Every module may import those before it (and not all of them do).
 LAYERS = [
-    "models.lenet models.resnet models.vgg synthetic hardware report report.significance report.page",
-    "models report.claims",
+    "environment models.lenet models.resnet models.vgg synthetic hardware report report.significance report.page",
+    "models report.claims report.style",
     "config data",
     "metrics runs",
     "landscape",
