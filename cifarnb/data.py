@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cifarnb.environment import home, user_path
 from cifarnb.synthetic import CLASSES as SYNTHETIC_CLASSES
 from cifarnb.synthetic import make_synthetic
 
@@ -58,7 +59,7 @@ class Dataset:
 
 def cache_folder() -> Path:
     """Where CIFAR-10 is kept: $XDG_CACHE_HOME/cifarnb, by default ~/.cache/cifarnb."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifarnb"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "cifarnb"
 
 
 def resolve(data: str = "auto") -> str:
@@ -106,7 +107,7 @@ def load(data: str = "auto") -> Dataset:
                 return dataset
             _download(folder)
         return _load_folder(folder)
-    path = Path(data).expanduser()
+    path = user_path(data)
     try:
         if path.is_dir():
             return _load_folder(path)

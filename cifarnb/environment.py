@@ -5,6 +5,7 @@ Imports no PyTorch: some of this must be settled before that is loaded.
 
 import getpass
 import io
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -24,20 +25,22 @@ BUSY_SECONDS = 0.3  # over which that is looked at; the system counts in hundred
 
 def user_path(path: str | Path) -> Path:
     """The path that a user means: ``~`` is his home, wherever he writes it and whether or not a shell saw it."""
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (pathlib's raises for a user who does not exist)
+
+
+def home() -> Path:
+    """The user's home; for a number without an account and without ``HOME``, as containers have it, a temporary one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        folder = Path(tempfile.gettempdir()) / f"cifarnb-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
 
 
 def complete() -> None:
-    """Give this process, and those that it starts, a home and a user's name where the system knows none.
-
-    So it is for a number without an account, as containers have it; PyTorch, Jupyter and ``Path.home`` fail then.
-    """
-    try:
-        Path.home()
-    except RuntimeError:
-        home = Path(tempfile.gettempdir()) / f"cifarnb-{os.getuid()}"
-        home.mkdir(mode=0o700, exist_ok=True)
-        os.environ["HOME"] = str(home)
+    """Give this process, and those that it starts, what PyTorch and Jupyter need: a home, and a name for the user."""
+    os.environ.setdefault("HOME", str(home()))
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -52,11 +55,12 @@ def print_anything() -> None:
 
 
 def end_with(parent: int) -> None:
-    """End this process when the one that started it ends, however that does; nothing if ``parent`` is not that one.
+    """In a process that joblib started: end it when ``parent``, which asked for it, ends, however that does.
 
-    Whoever is killed cannot tell the processes that it started.
+    Whoever is killed cannot tell the processes that it started.  Dask's and Ray's are not its own, and go on.
     """
-    if os.getppid() != parent or any(thread.name == "end_with" for thread in threading.enumerate()):
+    ours = multiprocessing.current_process().name.startswith("Loky")
+    if not ours or any(thread.name == "end_with" for thread in threading.enumerate()):
         return
 
     def watch() -> None:

@@ -99,7 +99,7 @@ def _build(
     _place_records(finished, out)
     _place_weights(finished, summary, out)
     with atomic_write(out / "summary.json") as part:
-        part.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        part.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     say(f"\n{page}\n{markdown}\n{out / 'summary.json'}")
     well = ("ok",) if train else ("ok", "not run")
     return all(section.status in well for section in done.values())
@@ -212,7 +212,7 @@ def _place_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path) -> N
         )
     if rows:
         with atomic_write(out / "weights" / "README.md") as part:
-            part.write_text("\n".join([WEIGHTS_HELP, "", *rows]) + "\n")
+            part.write_text("\n".join([WEIGHTS_HELP, "", *rows]) + "\n", encoding="utf-8")
 
 
 def _finite(value: Any) -> Any:
