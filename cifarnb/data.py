@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cifarnb.environment import home, user_path
 from cifarnb.synthetic import CLASSES as SYNTHETIC_CLASSES
 from cifarnb.synthetic import make_synthetic
 
@@ -97,7 +98,7 @@ def differing_test_images(fingerprint: str, other: str) -> list[int]:
 
 def cache_folder() -> Path:
     """Where CIFAR-10 is kept: $XDG_CACHE_HOME/cifarnb, by default ~/.cache/cifarnb."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifarnb"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "cifarnb"
 
 
 def resolve(data: str = "auto") -> str:
@@ -137,7 +138,7 @@ def load(data: str = "auto") -> Dataset:
         arrays = make_synthetic()
         return _dataset(arrays, "synthetic images, not CIFAR-10: no accuracy here says anything about CIFAR-10",
                         classes=SYNTHETIC_CLASSES)  # fmt: skip
-    path = cache_folder() if data == "cifar10" else Path(data).expanduser()
+    path = cache_folder() if data == "cifar10" else user_path(data)
     try:
         if data == "cifar10":
             return _load_cached(path)

@@ -1,5 +1,6 @@
 """From a config to its run: from disk if it is there, trained (or gone on with) if it is not; one or many at once."""
 
+import os
 import sys
 import tempfile
 import warnings
@@ -14,7 +15,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import nn
 from tqdm.auto import tqdm
 
-from cifarnb import runs
+from cifarnb import environment, runs
 from cifarnb.config import Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
@@ -38,6 +39,8 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 return _load_whole(path)  # another process was faster
             except RunError as error:
                 print(f"{error}; set aside as {runs.set_aside(path).name}, trained again", file=sys.stderr, flush=True)
+        runs.claim(path)
+        environment.complete()
         checkpoint = runs.unfinished(path) / "checkpoint.pt"
         starts = runs.note_start(checkpoint.parent, _origin(config, dataset), resumed=checkpoint.exists())
         model = build_model(config.model, config.seed, config.width)
@@ -152,7 +155,12 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
     arrays = [tensor.numpy() for tensor in images]
     facts = {name: getattr(dataset, name) for name in ("classes", "source", "canonical", "fingerprint")}
     bar = tqdm(total=len(missing), desc="runs", unit="run", leave=False, disable=not is_watched())
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".here-") as token, bar, warnings.catch_warnings():
+    with (
+        tempfile.NamedTemporaryFile(dir=folder, prefix=".here-") as token,
+        bar,
+        environment.waiting(),
+        warnings.catch_warnings(),
+    ):
         # joblib renews a process whose memory has grown, which a large network's does, and calls it a leak.
         warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
         # mmap_mode c: arrays that can be written to, as torch wants them, and yet are shared.
@@ -163,7 +171,8 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
             batch_size=1,
             mmap_mode="c",
         )
-        tasks = (joblib.delayed(_train_there)(c, str(folder), Path(token.name).name, facts, *arrays) for c in missing)
+        there = (str(folder), Path(token.name).name, os.getpid(), facts)
+        tasks = (joblib.delayed(_train_there)(config, *there, *arrays) for config in missing)
         try:
             for config, files, error in work(tasks):
                 bar.update()
@@ -177,12 +186,13 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
 
 
 def _train_there(
-    config: Config, folder: str, token: str, facts: dict[str, Any], *arrays: np.ndarray
+    config: Config, folder: str, token: str, parent: int, facts: dict[str, Any], *arrays: np.ndarray
 ) -> tuple[Config, dict[str, bytes], str]:
     """In a worker: train; returns the run's files where ``folder`` is not the one that holds ``token``, and the error.
 
     An error is returned as text, because one run that fails must not end the others.
     """
+    environment.end_with(parent)
     train_images, train_labels, test_images, test_labels = (
         torch.from_numpy(np.require(array, requirements="W")) for array in arrays
     )
@@ -276,4 +286,4 @@ def _path(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
 
 
 def _folder(runs_dir: str | Path) -> Path:
-    return runs.project_root() / Path(runs_dir).expanduser()
+    return runs.project_root() / environment.user_path(runs_dir)

@@ -20,8 +20,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Every module may import those before it (and not all of them do).
 LAYERS = [
-    "models.lenet models.resnet models.vgg synthetic hardware report report.significance report.page",
-    "models report.claims",
+    "environment models.lenet models.resnet models.vgg synthetic hardware report report.significance report.page",
+    "models report.claims report.style",
     "config data",
     "metrics runs",
     "landscape",
@@ -83,6 +83,17 @@ def test_importing_changes_nothing():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_text_is_utf8_whatever_the_locale():
+    """Every call that opens a file, or reads a process, as text says in which encoding."""
+    for path in sorted((ROOT / "cifarnb").rglob("*.py")):
+        for call in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if type(node) is ast.Call):
+            name = ast.unparse(call.func).split(".")[-1]
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            binary = any(re.fullmatch(r"'[rwax+]*b[rwax+]*'", ast.unparse(argument)) for argument in call.args)
+            text = name in ("read_text", "write_text") or (name in ("open", "fdopen") and not binary)
+            assert not (text or "True" in given.get("text", "")) or "encoding" in given, f"{path}:{call.lineno}"
 
 
 def pins():

@@ -100,7 +100,7 @@ def verify(
 def _read_summary(folder: Path) -> dict[str, Any]:
     file = folder / "summary.json"
     try:
-        summary = json.loads(file.read_text())
+        summary = json.loads(file.read_text(encoding="utf-8"))
         facts = summary["data"]
         assert {"cifar10", "source", "fingerprint"} <= {*facts} and {"sections", "networks", "origin"} <= {*summary}
     except OSError as error:
@@ -290,7 +290,9 @@ def first_difference(stated: Any, expected: Any, where: str = "") -> str:
 def check_figures(folder: Path, out: Path) -> Check:
     """Every figure is there, in both pages, and shows what the records give."""
     page = folder / "report.html"
-    found = re.findall(r'src="data:image/png;base64,([^"]*)"', page.read_text()) if page.exists() else []
+    found = (
+        re.findall(r'src="data:image/png;base64,([^"]*)"', page.read_text(encoding="utf-8")) if page.exists() else []
+    )
     embedded = {base64.b64decode(image) for image in found}
     drawn = sorted((out / "figures").glob("*.png"))
     for path in drawn:
