@@ -93,9 +93,8 @@ def test_text_is_utf8_whatever_the_locale():
             name = ast.unparse(call.func).split(".")[-1]
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             modes = (ast.unparse(argument) for argument in call.args)
-            binary = ast.unparse(call.func) == "tarfile.open" or any(re.fullmatch(r"'[rwax+]*b[rwax+]*'", m) for m in modes)
-                re.fullmatch(r"'[rwax+]*b[rwax+]*'", ast.unparse(argument)) for argument in call.args
-            )
+            archive = ast.unparse(call.func) == "tarfile.open"
+            binary = archive or any(re.fullmatch(r"'[rwax+]*b[rwax+]*'", mode) for mode in modes)
             text = name in ("read_text", "write_text") or (name in ("open", "fdopen") and not binary)
             assert not (text or "True" in given.get("text", "")) or "encoding" in given, f"{path}:{call.lineno}"
 
