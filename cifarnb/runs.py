@@ -15,7 +15,6 @@ A finished run is a directory ``<model>-<key>`` with
 It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a run that is not finished.
 """
 
-import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -27,6 +26,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -301,10 +301,10 @@ def claim(path: Path) -> None:
     part = unfinished(path)
     try:
         _shared_folder(part)
+        with tempfile.TemporaryFile(dir=part):
+            pass
     except OSError as error:
         raise _not_ours(error, part) from None
-    if not os.access(part, os.W_OK):
-        raise _not_ours(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), part)
 
 
 def _shared_folder(folder: Path) -> None:
@@ -317,7 +317,7 @@ def _shared_folder(folder: Path) -> None:
 
 def _not_ours(error: OSError, path: Path) -> RunError:
     return RunError(
-        f"{error.filename or path}: cannot be written to ({error.strerror or error}); if it is another user's, he "
+        f"{path}: cannot be written to ({error.strerror or error}); if it is another user's, he "
         f"shares it with chmod -R g+rwX {path.parent}"
     )
 
