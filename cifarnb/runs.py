@@ -16,7 +16,6 @@ It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a 
 """
 
 import dataclasses
-import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -28,6 +27,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -351,10 +351,10 @@ def claim(path: Path) -> None:
     part = unfinished(path)
     try:
         _shared_folder(part)
+        with tempfile.TemporaryFile(dir=part):
+            pass
     except OSError as error:
         raise _not_ours(error, part) from None
-    if not os.access(part, os.W_OK):
-        raise _not_ours(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), part)
 
 
 def _shared_folder(folder: Path) -> None:
@@ -367,7 +367,7 @@ def _shared_folder(folder: Path) -> None:
 
 def _not_ours(error: OSError, path: Path) -> RunError:
     return RunError(
-        f"{error.filename or path}: cannot be written to ({error.strerror or error}); if it is another user's, he "
+        f"{path}: cannot be written to ({error.strerror or error}); if it is another user's, he "
         f"shares it with chmod -R g+rwX {path.parent}"
     )
 

@@ -21,8 +21,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Every module may import those before it (and not all of them do).
 LAYERS = [
     "models.scaling",
-    "environment models.lenet models.resnet models.vgg synthetic hardware report report.significance report.page",
-    "models report.claims report.style",
+    "environment models.lenet models.resnet models.vgg synthetic hardware report report.significance report.pictures",
+    "models report.claims report.style report.page",
     "config data",
     "metrics runs",
     "landscape",

@@ -321,14 +321,17 @@ def test_a_lock_that_may_not_be_held_is_told_in_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runs.filelock.FileLock, "acquire", refuse)
     with (
-        pytest.raises(RunError, match=r"^.*/\.locks/r: cannot be written to \(Permission denied\); if it is another"),
+        pytest.raises(RunError, match=r"^.*/\.locks: cannot be written to \(Permission denied\); if it is another"),
         runs.locked(tmp_path / "r"),
     ):
         pass
 
 
 def test_an_unfinished_run_of_another_user_is_told_before_any_training(tmp_path, monkeypatch, tiny_dataset):
-    monkeypatch.setattr(runs.os, "access", lambda path, mode: not str(path).endswith(".part"))
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "Permission denied", f"{dir}/tmp")
+
+    monkeypatch.setattr(runs.tempfile, "TemporaryFile", refuse)
     monkeypatch.setattr(experiment, "fit", None)
     with pytest.raises(RunError, match=r"\.part: cannot be written to \(Permission denied\)"):
         experiment.run(CONFIG, tiny_dataset, tmp_path)
