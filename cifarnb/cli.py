@@ -20,6 +20,8 @@ app = typer.Typer(
     help="CIFAR-10 with a simple CNN, residual networks, and VGG-A with and without batch norm: a report and its runs.",
 )
 
+DATA = "auto, cifar10, synthetic, or a path: cifar-10-python.tar.gz, its folder, or an .npz archive"
+
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
@@ -66,9 +68,7 @@ def _prefer(data: str | None) -> None:
 @app.command(epilog="Example: cifarnb report --profile smoke --out /tmp/smoke")
 def report(
     profile: Annotated[str, typer.Option(help="smoke, quick or full (the write-up's schedule).")] = "quick",
-    data: Annotated[
-        str | None, typer.Option(help="Overrides the profile's: auto, cifar10, synthetic, a folder, an .npz archive.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help=f"Overrides the profile's: {DATA}.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the report goes; by default reports/PROFILE.")] = None,
     section: Annotated[
         list[str] | None, typer.Option(help="Execute this section only; may be repeated. By default all.")
@@ -219,9 +219,7 @@ def models(
 
 @app.command(epilog="Example: CIFARNB_DATA=~/cifar10.npz cifarnb data")
 def data(
-    data: Annotated[
-        str | None, typer.Option(help="auto, cifar10, synthetic, a folder in torchvision's layout, or an .npz archive.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA}.")] = None,
 ) -> None:
     """Show where the data comes from, its counts, fingerprint, mean and standard deviation."""
     from cifarnb.data import channel_statistics, load

@@ -2,7 +2,19 @@ import math
 
 import pytest
 
-from cifarnb.report.claims import CLAIMS, CONFIRMED, NOISE, NOT_CONFIRMED, NOT_RUN, NOT_TESTED, REPORTED, judge
+from cifarnb.models import LABELS
+from cifarnb.report.claims import (
+    CLAIMS,
+    CONFIRMED,
+    NOISE,
+    NOT_COMPARABLE,
+    NOT_CONFIRMED,
+    NOT_RUN,
+    NOT_TESTED,
+    REPORTED,
+    VERDICTS,
+    judge,
+)
 from cifarnb.report.sections import NETWORKS
 from cifarnb.report.significance import mean_and_interval, sampling_difference, sampling_interval, seed_difference
 
@@ -30,6 +42,7 @@ def network(name, accuracies=(0.5,), **measured):
     """The numbers of a network that ran, as ``summary.describe_network`` gives them; as many as claims need."""
     numbers = {
         "name": name,
+        "label": LABELS[name],
         "final_accuracy": mean_and_interval(accuracies),
         "best_accuracy": mean_and_interval([a + 0.01 for a in accuracies]),
         "best_epochs": mean_and_interval([58]),
@@ -38,7 +51,9 @@ def network(name, accuracies=(0.5,), **measured):
         "mean_train_loss": mean_and_interval([1.0]),
         "loss_fluctuation": mean_and_interval([1.0]),
         "test_images": 10_000,
+        "seconds_per_image": 1e-4,
         "device_name": "a small machine",
+        "precision": "float32",
         "landscape": None,
         "probes": None,
         "rates": None,
@@ -133,13 +148,51 @@ def test_the_better_network_is_told_from_noise(claim, better, worse):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [([4.0], CONFIRMED), ([4.5], NOISE), ([5.2], NOISE), ([6.0], NOT_CONFIRMED), ([4.0, 4.1, 4.05], CONFIRMED)],
+    ("others", "expected"),
+    [
+        ({"resnet6": 12.3, "vgg_a": 52.3}, CONFIRMED),
+        ({"resnet6": 12.3, "vgg_a": 2.51}, CONFIRMED),  # 2 · 1.25, by the fastest of the others
+        ({"resnet6": 12.3, "vgg_a": 2.49}, NOISE),
+        ({"resnet9": 1.61}, NOISE),
+        ({"resnet9": 1.59}, NOT_CONFIRMED),
+        ({"resnet6": 12.3, "vgg_a_bn": 0.5}, NOT_CONFIRMED),
+    ],
 )
-def test_the_simple_cnn_is_fast_by_the_write_ups_clock(seconds, expected):
-    judged = verdict("fast", network("simple_cnn", seconds_per_epoch=mean_and_interval(seconds)))
+@pytest.mark.parametrize("pace", [1e-6, 1e-4, 3600.0])
+def test_the_simple_cnn_is_very_fast_beside_the_others_on_whatever_machine(others, expected, pace):
+    """``pace`` is that of the machine, in seconds an image."""
+    simple = network("simple_cnn", seconds_per_image=pace, seconds_per_epoch=mean_and_interval([50_000 * pace]))
+    judged = verdict("fast", simple, *(network(name, seconds_per_image=ratio * pace) for name, ratio in others.items()))
     assert judged["verdict"] == expected
-    assert judged["here"].endswith("s per epoch on a small machine")
+    nearest = min(others, key=others.get)
+    assert judged["here"].startswith(f"{50_000 * pace:.3g} s per epoch on a small machine, {others[nearest]:.3g} times")
+    assert LABELS[nearest] in judged["here"]
+    assert "a small machine in float32" in judged["test"]
+    assert judged["reported"] == "about 4.89 s per epoch"
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [{"device_name": "a small machine (2 threads)"}, {"precision": "bfloat16"}],
+    ids=["device", "precision"],
+)
+def test_times_of_different_machines_are_not_compared(elsewhere):
+    simple = network("simple_cnn")
+    other = network("resnet6", seconds_per_image=1.0, **elsewhere)
+    for networks in ([simple], [simple, other]):
+        judged = verdict("fast", *networks)
+        assert judged["verdict"] == NOT_COMPARABLE
+        assert judged["here"] == "4.89 s per epoch on a small machine"
+        assert "no other network was trained on a small machine in float32" in judged["test"]
+    here = network("vgg_a", seconds_per_image=2.2e-4)
+    judged = verdict("fast", simple, other, here)
+    assert judged["verdict"] == NOISE
+    assert LABELS["vgg_a"] in judged["here"]
+
+
+def test_every_verdict_is_known_to_those_who_count_them():
+    assert set(VERDICTS) == {CONFIRMED, NOT_CONFIRMED, NOISE, NOT_TESTED, NOT_COMPARABLE, NOT_RUN}
+    assert verdict("fast", network("simple_cnn"))["verdict"] in VERDICTS
 
 
 @pytest.mark.parametrize(
