@@ -21,10 +21,10 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Every module may import those before it (and not all of them do).
 LAYERS = [
     "models.lenet models.resnet models.vgg synthetic hardware report report.significance report.page",
-    "models report.claims",
+    "models",
     "config data",
     "metrics runs",
-    "landscape",
+    "landscape report.claims",
     "training report.figures report.tables",
     "experiment report.sections report.front report.display",
     "report.summary report.execution bench",
