@@ -52,6 +52,7 @@ _DAMAGE = (  # what reading a file raises that is missing, cut off, or something
     OSError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile, safetensors.SafetensorError
 )  # fmt: skip
 STARTS = "starts.json"  # of an unfinished run: where and with what it was trained, an entry a start
+AT_START = 2.29  # nats: a network that takes all ten classes for equally likely has a loss of ln 10 = 2.303
 RESULTS_VERSION = 1  # raised when a change to the networks or to the training changes what a config computes
 
 
@@ -117,6 +118,20 @@ class Run:
     def diverged(self) -> bool:
         """Whether the training loss stopped being finite."""
         return not np.isfinite(self.losses).all()
+
+    @property
+    def learns_from(self) -> int | None:
+        """The step (from 0) from which on the training loss, the mean of ten steps, stays below AT_START.
+
+        None if it does not: the network has not learnt, has fallen back, or has diverged.
+        """
+        window = min(10, len(self.losses))
+        means = np.convolve(self.losses.astype(np.float64), np.full(window, 1 / window), "valid")
+        (not_below,) = np.nonzero(~(means < AT_START))  # NaN is not below
+        if not len(not_below):
+            return 0
+        last = int(not_below[-1])
+        return last + window if last + 1 < len(means) else None
 
     def along(self, direction: str) -> "Run":
         """The same run with its walks along this direction alone, so all columns numbers; ValueError if it has none."""
@@ -192,6 +207,15 @@ def group(runs: Iterable[Run], field: str) -> dict[Any, list[Run]]:
     for run in runs:
         grouped.setdefault(getattr(run.config, field), []).append(run)
     return grouped
+
+
+def learn_together(runs: Iterable[Run]) -> dict[int, int | None]:
+    """Seed → the step from which on all of these runs with that seed learn, None if one does not."""
+    together: dict[int, int | None] = {}
+    for seed, same in group(runs, "seed").items():
+        steps = [run.learns_from for run in same]
+        together[seed] = None if None in steps else max(step for step in steps if step is not None)
+    return together
 
 
 def project_root() -> Path:

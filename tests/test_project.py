@@ -22,10 +22,10 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LAYERS = [
     "models.scaling",
     "environment models.lenet models.resnet models.vgg synthetic hardware report report.significance report.pictures",
-    "models report.claims report.style report.page",
+    "models report.style report.page",
     "config data",
     "metrics runs",
-    "landscape",
+    "landscape report.claims",
     "training report.figures report.tables",
     "experiment report.sections report.front report.display",
     "report.summary report.execution report.placing bench",

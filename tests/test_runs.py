@@ -370,3 +370,28 @@ def test_two_users_share_a_folder_of_runs():
             [sys.executable, "-c", TWO_USERS, str(folder)], capture_output=True, text=True, check=False, cwd=ROOT
         )
     assert (done.returncode, done.stdout) == (0, "12002\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("losses", "step"),
+    [
+        ([2.0] * 30, 0),
+        ([2.303] * 30, None),
+        ([2.303] * 20 + [1.0] * 20, 20),  # the mean of the steps 11 to 20 is 2.17
+        ([2.303] * 20 + [2.2] * 20, 21),  # that of the same is 2.293, and of 12 to 21 2.282
+        ([1.0] * 20 + [2.303] * 20, None),  # it has fallen back
+        ([1.0] * 10 + [2.303] * 20 + [2.0] * 10, 30),
+        ([2.0] * 20 + [float("nan")], None),
+        ([2.0, 2.1], 0),
+        ([2.5, 2.4], None),
+    ],
+)
+def test_a_run_learns_from_the_step_on_at_which_its_loss_stays_below_its_start(losses, step, make_run):
+    assert make_run(losses=losses).learns_from == step
+
+
+def test_runs_learn_together_from_the_latest_of_their_steps_on(make_run):
+    late = [2.303] * 20 + [1.0] * 20
+    made = [make_run("vgg_a", losses=late), make_run("vgg_a_bn"), make_run("vgg_a", seed=1), make_run("vgg_a", seed=2)]
+    made.append(make_run("vgg_a_bn", seed=1, losses=[2.303]))
+    assert runs.learn_together(made) == {0: made[0].learns_from, 1: None, 2: 0}

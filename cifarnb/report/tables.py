@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
-from cifarnb.report.claims import REPORTED
+from cifarnb.report.claims import NOT_COMPARABLE, REPORTED
 from cifarnb.report.significance import accuracy, mean_and_interval, spread
-from cifarnb.runs import Run
+from cifarnb.runs import Run, learn_together
 
 NOT_RUN = "not run"
 MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # of a probe, a value a step
@@ -150,25 +150,36 @@ def rates(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
 def probes(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
     """What walks measured, a row a kind of walk and measure; kind of walk → network → runs, which differ in the seed.
 
-    A cell is the mean over the seeds of the median over the steps, with half the 95 % confidence interval where there
-    are several.
+    A cell is the mean over the seeds of the median over the steps at which all networks learn, with half the 95 %
+    confidence interval where there are several.  Seeds with which one does not learn are left out.
     """
-    rows = [
-        {"walk": walk, "median over the steps": measure}
-        | {
-            LABELS[name]: over_seeds([median_over_steps(run, measure) for run in same], spread_of)
-            for name, same in networks.items()
-        }
-        for walk, networks in runs.items()
-        for measure in MEASURES
-    ]
+    rows = []
+    for walk, networks in runs.items():
+        since = learn_together(run for same in networks.values() for run in same)
+        for measure in MEASURES:
+            cells = {LABELS[name]: _over_compared(same, since, measure) for name, same in networks.items()}
+            rows.append({"walk": walk, "median over the steps": measure} | cells)
     return pd.DataFrame(rows)
 
 
-def median_over_steps(run: Run, measure: str) -> float:
-    """The median of a measure (a key of MEASURES) over the steps at which it is finite; NaN if there is none."""
+def _over_compared(runs: Sequence[Run], since: Mapping[int, int | None], measure: str) -> str:
+    medians = medians_over_steps(runs, since, measure)
+    return over_seeds(medians, spread_of) if medians else NOT_COMPARABLE
+
+
+def medians_over_steps(runs: Sequence[Run], since: Mapping[int, int | None], measure: str) -> list[float]:
+    """The median of a measure for each run, over the steps from that on which ``since`` has for its seed.
+
+    ``since`` is that of ``cifarnb.runs.learn_together``; runs with a seed for which it has None are left out.
+    """
+    compared = [(run, since[run.config.seed]) for run in runs]
+    return [median_over_steps(run, measure, first) for run, first in compared if first is not None]
+
+
+def median_over_steps(run: Run, measure: str, since: int = 0) -> float:
+    """The median of a measure (a key of MEASURES) over the steps from ``since`` on at which it is finite; or NaN."""
     assert run.probes is not None
-    values = MEASURES[measure](run.probes)
+    values = MEASURES[measure](run.probes[run.probes["step"] >= since])
     return float(values[np.isfinite(values)].median())
 
 

@@ -31,7 +31,8 @@ def test_a_network_is_described_by_its_records(make_run):
     assert described["final_accuracy"] == mean_and_interval([0.5, 0.7])
     assert described["best_accuracy"] == mean_and_interval([0.6, 0.7])
     assert described["best_epochs"] == mean_and_interval([2, 3])
-    assert described["epochs"] == 3
+    assert (described["epochs"], described["steps"], described["width"]) == (3, 2, 1.0)
+    assert described["learns_from"] == [0, 0]
     assert described["final_train_loss"] == mean_and_interval([1.0, 0.5])
     assert described["mean_train_loss"] == mean_and_interval([1.5, 1.25])
     assert described["loss_fluctuation"] == mean_and_interval([0.5, 0.75])
@@ -67,6 +68,8 @@ def test_a_landscape_is_described_by_its_records(make_run):
     ]
     described = describe_landscape(runs)
     assert described == {
+        "width": 1.0,
+        "learns_from": [0, 0, 0],
         "lrs": [1e-3, 5e-4, 1e-4],
         "final_accuracy": {"0.001": [0.2], "0.0005": [0.6], "0.0001": [0.3]},
         "steps": 3,  # the shortest run's
@@ -124,12 +127,25 @@ def test_probes_are_described_by_their_medians_over_the_steps(make_run):
     runs = [probed(0, [1.0, 5.0, 2.0]), probed(1, [math.nan, 4.0, 8.0])]
     described = describe_probes(runs)
     assert described == {
+        "width": 1.0,
+        "lr": 0.001,
+        "steps": 3,
+        "learns_from": [0, 0],
+        "compared_from": [0, 0],
+        "compared_walks": [3, 3],
         "loss_range": mean_and_interval([0.5, 0.5]),
         "gradient_change": mean_and_interval([2.0, 2.0]),
         "beta": mean_and_interval([2.0, 6.0]),  # what is not finite is left out
         "runs": [run.name for run in runs],
     }
     assert describe_probes([probed(0, [math.nan] * 3)])["beta"]["mean"] == math.inf
+    later = describe_probes(runs, {0: None, 1: 2})  # with seed 0 one of the two networks does not learn
+    assert later["beta"] == mean_and_interval([8.0])
+    assert later["loss_range"] == mean_and_interval([0.25])
+    assert (later["compared_from"], later["compared_walks"]) == ([None, 2], [1])
+    nothing = describe_probes(runs, {0: None, 1: None})
+    assert nothing["beta"] is None
+    assert nothing["compared_walks"] == []
 
 
 def test_rates_are_described_by_how_many_come_near_the_best(make_run):
@@ -144,6 +160,7 @@ def test_rates_are_described_by_how_many_come_near_the_best(make_run):
     assert described["within_one_point"] == mean_and_interval([2, 1])
     assert described["final_accuracy"] == {"0.001": [0.5, 0.5], "0.01": [0.49, 0.48], "0.1": [0.4, 0.4]}
     assert described["diverged"] == [0.1]
+    assert described["learns_from"] == [0, 0, None, 0, 0, 0]
     assert json.loads(json.dumps(described)) == described
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from cifarnb.models import LABELS, MODELS
 from cifarnb.report import tables
+from cifarnb.report.claims import NOT_COMPARABLE
 
 
 def rows(table):
@@ -187,9 +188,10 @@ def test_accuracies_over_many_rates_and_seeds():
 NAN, INF = math.nan, math.inf
 
 
-def probed(loss_min, loss_max, change_max, beta):
+def probed(loss_min, loss_max, change_max, beta, learns_from=0, seed=0):
     columns = {"loss_min": loss_min, "loss_max": loss_max, "change_max": change_max, "beta": beta}
-    return SimpleNamespace(probes=pd.DataFrame(columns))
+    probes = pd.DataFrame(columns | {"step": range(0, 10 * len(beta), 10)})
+    return SimpleNamespace(probes=probes, learns_from=learns_from, config=SimpleNamespace(seed=seed))
 
 
 def test_medians_over_the_steps_that_are_finite():
@@ -251,3 +253,18 @@ def test_seeds_are_counted_once(make_run):
 def test_values_of_several_seeds_have_their_interval():
     assert tables.spread_of([0.25]) == "0.25"
     assert tables.spread_of(value for value in (1.0, 2.0, 6.0)) == "3 ± 6.6"
+
+
+def test_walks_count_from_the_step_on_at_which_both_networks_learn():
+    values = [[0.0] * 3, [1.0, 5, 7], [1.0] * 3, [9.0, 2, 4]]
+    early, late, never = (probed(*values, learns_from=step) for step in (0, 5, None))
+    assert tables.median_over_steps(late, "β", since=5) == 3  # of 2 and 4, at the steps 10 and 20
+
+    def cells(plain, normed):
+        table = tables.probes({"steps": {"vgg_a": plain, "vgg_a_bn": normed}})
+        return [*table.iloc[[0, 2]][["VGG-A", "VGG-A + BN"]].itertuples(index=False, name=None)]
+
+    assert cells([late], [early]) == [("6", "6"), ("3", "3")]
+    assert cells([never], [early]) == [(NOT_COMPARABLE, NOT_COMPARABLE)] * 2
+    other = [probed(*values, seed=1, learns_from=step) for step in (0, None)]
+    assert cells([early, other[1]], [late, other[0]]) == [("6", "6"), ("3", "3")]  # seed 1 is left out of both
