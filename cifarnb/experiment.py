@@ -30,13 +30,13 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
 
     ``progress`` announces how long training takes, and shows a bar where somebody watches.
     """
-    if found := find(config, dataset, runs_dir, whole=True):
+    if found := find(config, dataset, runs_dir):
         return found
-    path = _path(config, dataset, runs_dir)
+    path = path_of(config, dataset, runs_dir)
     with runs.locked(path):
         if path.exists():
             try:
-                return _load_whole(path)  # another process was faster
+                return runs.load(path)  # another process was faster
             except RunError as error:
                 print(f"{error}; set aside as {runs.set_aside(path).name}, trained again", file=sys.stderr, flush=True)
         runs.claim(path)
@@ -210,23 +210,16 @@ def _train_there(
     return config, files, ""
 
 
-def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, whole: bool = False) -> Run | None:
+def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run | None:
     """The finished run of this config on this data, or None if there is none that can be read; trains nothing.
 
-    A ``whole`` one has its weights, too.
+    Its weights may be missing, as in a report's records: who needs them is told.
     """
-    path = _path(config, dataset, runs_dir)
+    path = path_of(config, dataset, runs_dir)
     try:
-        return (_load_whole if whole else runs.load)(path) if path.exists() else None
+        return runs.load(path) if path.exists() else None
     except RunError:
         return None
-
-
-def _load_whole(path: Path) -> Run:
-    found = runs.load(path)
-    if not found.weights_file.exists():
-        raise RunError(f"{found.weights_file}: missing")
-    return found
 
 
 def trained_model(run: Run) -> nn.Module:
@@ -281,7 +274,8 @@ def losses_on_lines(
     return np.stack([losses_near(run, dataset, [seed], [coordinates], images) for seed in seeds])
 
 
-def _path(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
+def path_of(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
+    """Where the run of this config on this data is, or would be."""
     return _folder(runs_dir) / runs.run_name(config, dataset.identity)
 
 

@@ -29,6 +29,7 @@ LAYERS = [
     "training report.figures report.tables",
     "experiment report.sections report.front report.display",
     "report.summary report.execution report.placing bench",
+    "report.plan",
     "report.build",
     "report.verify report.compare",
     "cli",
