@@ -125,7 +125,7 @@ def declared(section: str) -> dict[str, Parameter]:
     file = notebook(section)
     cells = [c for c in nbformat.read(file, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
-        raise ConfigError(f"{file}: one cell must have the tag parameters, but {len(cells) or 'none'} of them has it")
+        raise ConfigError(f"{file}: one cell must have the tag parameters, not {len(cells)}")
     try:
         return read_declarations(cells[0].source)
     except ConfigError as error:
