@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cifarnb import environment
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -21,6 +23,14 @@ app = typer.Typer(
 )
 
 DATA = "auto, cifar10, synthetic, or a path: cifar-10-python.tar.gz, its folder, or an .npz archive"
+PATH: dict[str, Any] = {"parser": environment.user_path, "metavar": "PATH"}
+
+
+def main() -> None:
+    """Settle what the environment lacks, then do what the command line says."""
+    environment.complete()
+    environment.print_anything()
+    app(prog_name="cifarnb")
 
 
 @contextmanager
@@ -43,20 +53,24 @@ def _one_line_errors() -> Iterator[None]:
 
 
 def _stop_at_once(advice: str) -> None:
-    """At Ctrl-C end this process and all that it started, without waiting for them.
+    """At Ctrl-C, a job system's SIGTERM or a closed terminal end this process and all that it started, at once.
 
     Every file is written in one step, so nothing is lost by it but the epoch that is under way.
     """
     import psutil
 
-    def stop(*_: Any) -> None:
+    def stop(number: int, _: Any) -> None:
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 child.kill()
-        typer.secho(f"\ncifarnb: stopped; {advice}", err=True, fg="yellow", bold=True)
-        os._exit(130)  # as a shell calls it; exit handlers would wait for threads
+        with suppress(OSError):  # the terminal may be gone
+            typer.secho(f"\ncifarnb: stopped; {advice}", err=True, fg="yellow", bold=True)
+        os._exit(128 + number)  # as a shell calls it; exit handlers would wait for threads
 
     signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+        signal.signal(signal.SIGHUP, stop)
 
 
 def _prefer(data: str | None) -> None:
@@ -69,11 +83,13 @@ def _prefer(data: str | None) -> None:
 def report(
     profile: Annotated[str, typer.Option(help="smoke, quick or full (the write-up's schedule).")] = "quick",
     data: Annotated[str | None, typer.Option(help=f"Overrides the profile's: {DATA}.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the report goes; by default reports/PROFILE.")] = None,
+    out: Annotated[Path | None, typer.Option(**PATH, help="Where the report goes; by default reports/PROFILE.")] = None,
     section: Annotated[
         list[str] | None, typer.Option(help="Execute this section only; may be repeated. By default all.")
     ] = None,
-    runs: Annotated[Path | None, typer.Option(help="Where the runs are kept; by default runs in the project.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(**PATH, help="Where the runs are kept; by default runs in the project.")
+    ] = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Train so many runs at a time, and execute so many sections at a time.")
     ] = 1,
@@ -83,17 +99,23 @@ def report(
     timeout: Annotated[
         int | None, typer.Option(min=1, help="Seconds that a cell may take; by default no limit.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also take the place of a report that has more finished runs.")
+    ] = False,
 ) -> None:
     """Execute the sections and render them into one report.
 
-    Runs that exist are loaded, not trained again; one that was interrupted goes on from its last finished epoch.
+    Runs that exist are loaded, not trained again; one that was interrupted goes on from its last finished epoch.  The
+    report takes its place when it is whole; nothing in its folder is deleted but what an earlier report wrote.
     """
     from cifarnb.report.build import build_report
 
     _prefer(data)
     _stop_at_once("finished epochs are kept: the same command goes on from there")
     with _one_line_errors():
-        ok = build_report(profile, data, out, section, runs, train=train, jobs=jobs, timeout=timeout, say=typer.echo)
+        ok = build_report(
+            profile, data, out, section, runs, train=train, replace=replace, jobs=jobs, timeout=timeout, say=typer.echo
+        )
     if not ok:
         raise typer.Exit(1)
 
@@ -103,7 +125,9 @@ def bench(
     model: Annotated[list[str] | None, typer.Option(help="This network only; may be repeated. By default all.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
     rounds: Annotated[int, typer.Option(min=1, help="How often each loop is timed, by turns.")] = 5,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the measurements to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", **PATH, help="Also write the measurements to this file.")
+    ] = None,
 ) -> None:
     """Time the training beside the loop that everybody writes, on this machine.
 
@@ -113,7 +137,8 @@ def bench(
     from tabulate import tabulate
     from tqdm import tqdm
 
-    from cifarnb import bench
+    with environment.waiting():
+        from cifarnb import bench
     from cifarnb.config import ConfigError, unknown_name
     from cifarnb.report.sections import NETWORKS
 
@@ -134,12 +159,14 @@ def bench(
     typer.echo(tabulate(rows, headings, "simple", disable_numparse=True, colalign=("left", *["right"] * 8)))
     typer.echo("\nratio: to the usual loop in the same round; start: what a run's first epoch takes longer")
     if json_file:
-        json_file.write_text(json.dumps([asdict(measurement) for measurement in found], indent=2) + "\n")
+        json_file.write_text(
+            json.dumps([asdict(measurement) for measurement in found], indent=2) + "\n", encoding="utf-8"
+        )
 
 
 @app.command(epilog="Example: cifarnb verify reports/full --data ~/cifar10.npz")
 def verify(
-    folder: Annotated[Path, typer.Argument(help="The folder of a report, which holds summary.json.")],
+    folder: Annotated[Path, typer.Argument(**PATH, help="The folder of a report, which holds summary.json.")],
     data: Annotated[
         str | None, typer.Option(help="The report's data: by default cifar10, or synthetic if it was made on that.")
     ] = None,
@@ -151,7 +178,8 @@ def verify(
 
     The exit code is 0 if all is well and 1 if not.
     """
-    from cifarnb.report.verify import verify
+    with environment.waiting():
+        from cifarnb.report.verify import verify
 
     _prefer(data)
     ok = True
@@ -170,9 +198,11 @@ def verify(
 
 @app.command(epilog="Example: cifarnb compare reports/full reports/quick --page compare.html")
 def compare(
-    a: Annotated[Path, typer.Argument(help="The folder of a report, or of a run.")],
-    b: Annotated[Path, typer.Argument(help="Another of the same kind.")],
-    page: Annotated[Path | None, typer.Option(help="Also write the tables and the curves of both as HTML.")] = None,
+    a: Annotated[Path, typer.Argument(**PATH, help="The folder of a report, or of a run.")],
+    b: Annotated[Path, typer.Argument(**PATH, help="Another of the same kind.")],
+    page: Annotated[
+        Path | None, typer.Option(**PATH, help="Also write the tables and the curves of both as HTML.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="The data of both, to compare single runs image by image.")] = None,
 ) -> None:
     """Compare two reports, or two runs: is a difference more than chance?
@@ -239,4 +269,4 @@ def data(
 
 
 if __name__ == "__main__":
-    app()
+    main()

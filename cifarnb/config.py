@@ -47,7 +47,10 @@ Directions = Annotated[
 
 
 class Config(BaseModel):
-    """The configuration of one run.  ``data`` and ``device`` say where it happens, all else what is computed."""
+    """The configuration of one run.  ``data`` and ``device`` say where it happens, all else what is computed.
+
+    A default is never changed: runs are named by the fields that differ from theirs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -122,6 +125,11 @@ class Config(BaseModel):
     def computed(self) -> dict[str, Any]:
         """The fields that determine the result: all but where it happens."""
         return {k: v for k, v in self.model_dump().items() if k not in ("data", "device")}
+
+    def asked(self) -> dict[str, Any]:
+        """Those of them that differ from their defaults: so a field that is added leaves finished runs their names."""
+        fields = type(self).model_fields
+        return {k: v for k, v in self.computed().items() if v != fields[k].default}
 
 
 def explain(error: ValidationError, names: Iterable[str] = ()) -> str:

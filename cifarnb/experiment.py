@@ -1,5 +1,6 @@
 """From a config to its run: from disk if it is there, trained (or gone on with) if it is not; one or many at once."""
 
+import os
 import sys
 import tempfile
 import warnings
@@ -14,7 +15,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import nn
 from tqdm.auto import tqdm
 
-from cifarnb import runs
+from cifarnb import environment, runs
 from cifarnb.config import Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
@@ -31,7 +32,6 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
     """
     if found := find(config, dataset, runs_dir, whole=True):
         return found
-    config = _resolved(config)
     path = _path(config, dataset, runs_dir)
     with runs.locked(path):
         if path.exists():
@@ -39,20 +39,12 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 return _load_whole(path)  # another process was faster
             except RunError as error:
                 print(f"{error}; set aside as {runs.set_aside(path).name}, trained again", file=sys.stderr, flush=True)
+        runs.claim(path)
+        environment.complete()
+        checkpoint = runs.unfinished(path) / "checkpoint.pt"
+        starts = runs.note_start(checkpoint.parent, _origin(config, dataset), resumed=checkpoint.exists())
         model = build_model(config.model, config.seed, config.width)
-        trained = _fit(model, dataset, config, runs.unfinished(path) / "checkpoint.pt", progress=progress)
-        device = resolve_device(config.device)
-        provenance = {
-            **runs.describe_origin(),
-            "device": device.type,
-            "device_name": device_name(device),
-            "precision": config.precision,
-            "seed": config.seed,
-            "train_images": len(split(dataset, config)["train"][1]),
-            "test_images": len(split(dataset, config)["test"][1]),
-            "data": {"source": dataset.source, "fingerprint": dataset.fingerprint, "cifar10": dataset.is_cifar10},
-            "wall_seconds": trained.seconds,
-        }
+        trained = _fit(model, dataset, config, checkpoint, progress=progress)
         try:
             return runs.save(
                 path,
@@ -61,7 +53,7 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 trained.losses,
                 trained.logits,
                 model.state_dict(),
-                provenance,
+                {**_joined(starts), "finished": runs.now(), "wall_seconds": trained.seconds},
                 trained.probes,
                 trained.path,
             )
@@ -70,6 +62,32 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 f"{path}: cannot be saved ({error.strerror or error}); its last checkpoint is kept, so make room and "
                 "start again"
             ) from None
+
+
+def _origin(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """With what, where and on what a training starts."""
+    device = resolve_device(config.device)
+    with working_on(device):
+        name = device_name(device)
+    return {
+        **runs.describe_origin(),
+        "started": runs.now(),
+        "device": device.type,
+        "device_name": name,
+        "precision": resolve_precision(config.precision, device),
+        "seed": config.seed,
+        "train_images": len(split(dataset, config)["train"][1]),
+        "test_images": len(split(dataset, config)["test"][1]),
+        "data": {"source": dataset.source, "fingerprint": dataset.fingerprint, "cifar10": dataset.is_cifar10},
+    }
+
+
+def _joined(starts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The facts of a run: those of its first start; where it went on on another machine, both; each later start."""
+    joined = dict(starts[0])
+    for name in ("device_name", "precision"):
+        joined[name] = ", then ".join(dict.fromkeys(start[name] for start in starts))
+    return joined | ({"resumed": list(starts[1:])} if len(starts) > 1 else {})
 
 
 def _fit(model: nn.Module, dataset: Dataset, config: Config, checkpoint: Path, *, progress: bool) -> Trained:
@@ -126,7 +144,7 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
     trains them on other machines, which need this package alone; the runs come back here.  A run that fails is told
     of and left out.
     """
-    missing = list(dict.fromkeys(_resolved(config) for config in configs if not find(config, dataset, runs_dir)))
+    missing = list(dict.fromkeys(config for config in configs if not find(config, dataset, runs_dir)))
     if not missing:
         return
     folder = _folder(runs_dir)
@@ -137,7 +155,12 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
     arrays = [tensor.numpy() for tensor in images]
     facts = {name: getattr(dataset, name) for name in ("classes", "source", "canonical", "fingerprint")}
     bar = tqdm(total=len(missing), desc="runs", unit="run", leave=False, disable=not is_watched())
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".here-") as token, bar, warnings.catch_warnings():
+    with (
+        tempfile.NamedTemporaryFile(dir=folder, prefix=".here-") as token,
+        bar,
+        environment.waiting(),
+        warnings.catch_warnings(),
+    ):
         # joblib renews a process whose memory has grown, which a large network's does, and calls it a leak.
         warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
         # mmap_mode c: arrays that can be written to, as torch wants them, and yet are shared.
@@ -148,11 +171,12 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
             batch_size=1,
             mmap_mode="c",
         )
-        tasks = (joblib.delayed(_train_there)(c, str(folder), Path(token.name).name, facts, *arrays) for c in missing)
+        there = (str(folder), Path(token.name).name, os.getpid(), facts)
+        tasks = (joblib.delayed(_train_there)(config, *there, *arrays) for config in missing)
         try:
             for config, files, error in work(tasks):
                 bar.update()
-                path = folder / runs.run_name(config, dataset.fingerprint)
+                path = folder / runs.run_name(config, dataset.identity)
                 if files:
                     runs.receive(path, files)
                 done = f"failed: {error}" if error else "trained"
@@ -162,12 +186,13 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
 
 
 def _train_there(
-    config: Config, folder: str, token: str, facts: dict[str, Any], *arrays: np.ndarray
+    config: Config, folder: str, token: str, parent: int, facts: dict[str, Any], *arrays: np.ndarray
 ) -> tuple[Config, dict[str, bytes], str]:
     """In a worker: train; returns the run's files where ``folder`` is not the one that holds ``token``, and the error.
 
     An error is returned as text, because one run that fails must not end the others.
     """
+    environment.end_with(parent)
     train_images, train_labels, test_images, test_labels = (
         torch.from_numpy(np.require(array, requirements="W")) for array in arrays
     )
@@ -190,7 +215,7 @@ def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, who
 
     A ``whole`` one has its weights, too.
     """
-    path = _path(_resolved(config), dataset, runs_dir)
+    path = _path(config, dataset, runs_dir)
     try:
         return (_load_whole if whole else runs.load)(path) if path.exists() else None
     except RunError:
@@ -256,13 +281,9 @@ def losses_on_lines(
     return np.stack([losses_near(run, dataset, [seed], [coordinates], images) for seed in seeds])
 
 
-def _resolved(config: Config) -> Config:
-    return config.replace(precision=resolve_precision(config.precision, resolve_device(config.device)))
-
-
 def _path(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
-    return _folder(runs_dir) / runs.run_name(config, dataset.fingerprint)
+    return _folder(runs_dir) / runs.run_name(config, dataset.identity)
 
 
 def _folder(runs_dir: str | Path) -> Path:
-    return runs.project_root() / Path(runs_dir).expanduser()
+    return runs.project_root() / environment.user_path(runs_dir)

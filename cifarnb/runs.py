@@ -27,6 +27,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -50,6 +51,7 @@ HEAVY = ("weights.safetensors", "logits.npy", "path.safetensors")  # what a repo
 _DAMAGE = (  # what reading a file raises that is missing, cut off, or something else
     OSError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile, safetensors.SafetensorError
 )  # fmt: skip
+STARTS = "starts.json"  # of an unfinished run: where and with what it was trained, an entry a start
 AT_START = 2.29  # nats: a network that takes all ten classes for equally likely has a loss of ln 10 = 2.303
 RESULTS_VERSION = 1  # raised when a change to the networks or to the training changes what a config computes
 
@@ -162,16 +164,13 @@ class Run:
     def weights_file(self) -> Path:
         """Where the weights are: with the run, or, of a headline run in a report, among the report's ``weights/``."""
         own = self.path / "weights.safetensors"
-        placed = self.path.parent.parent / "weights" / f"{self.config.model}.safetensors"
-        if not own.exists():
-            with suppress(OSError, safetensors.SafetensorError), safetensors.safe_open(placed, "pt") as file:
-                if (file.metadata() or {}).get("run") == self.name:
-                    return placed
-        return own
+        folder = self.path.parent.parent / "weights"
+        placed = (folder / f"{name}.safetensors" for name in (self.config.model, self.name))
+        return own if own.exists() else next((file for file in placed if run_of_weights(file) == self.name), own)
 
     def path_coordinates(self) -> tuple[np.ndarray, tuple[float, float]]:
         """The coordinates of a WeightsPath, and what they explain; FileNotFoundError if it was not kept."""
-        kept = json.loads((self.path / "path.json").read_text())
+        kept = json.loads((self.path / "path.json").read_text(encoding="utf-8"))
         first, second = kept["explained"]
         return np.array(kept["coordinates"]), (first, second)
 
@@ -183,16 +182,23 @@ class Run:
     def surface(self, what: Mapping[str, Any]) -> np.ndarray | None:
         """Losses around the weights, if ``what`` was computed before."""
         file = self._surface_file(what)
-        return np.array(json.loads(file.read_text())["losses"]) if file.exists() else None
+        return np.array(json.loads(file.read_text(encoding="utf-8"))["losses"]) if file.exists() else None
 
     def keep_surface(self, what: Mapping[str, Any], losses: np.ndarray) -> None:
         """Keep losses around the weights beside the run's records."""
         with atomic_write(self._surface_file(what)) as part:
-            part.write_text(json.dumps({**what, "losses": losses.tolist()}) + "\n")
+            part.write_text(json.dumps({**what, "losses": losses.tolist()}) + "\n", encoding="utf-8")
 
     def _surface_file(self, what: Mapping[str, Any]) -> Path:
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
         return self.path / f"landscape-{key}.json"
+
+
+def run_of_weights(file: Path) -> str | None:
+    """The name of the run whose weights a report's file holds; None if it is not there, or does not say."""
+    with suppress(OSError, safetensors.SafetensorError), safetensors.safe_open(file, "pt") as opened:
+        return (opened.metadata() or {}).get("run")
+    return None
 
 
 def group(runs: Iterable[Run], field: str) -> dict[Any, list[Run]]:
@@ -220,15 +226,20 @@ def project_root() -> Path:
     return next((p for p in upwards if (p / "notebooks").is_dir() and (p / "params").is_dir()), package)
 
 
-def run_name(config: Config, fingerprint: str) -> str:
-    """Model and key: a hash of all that determines the result.
+def run_name(config: Config, data: str) -> str:
+    """Model and key: a hash of what was asked, which is ``config`` on a data set of that ``Dataset.identity``.
 
     The device is not part of it: the random numbers do not depend on it, and what remains is rounding.  ``precision``
-    must be resolved.
+    is as it was asked, so that a run asked as ``auto`` is found on a machine where that means something else.
     """
-    assert config.precision != "auto"
-    identity = {"version": RESULTS_VERSION, "data": fingerprint, **config.computed()}
-    return f"{config.model}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
+    asked = {"version": RESULTS_VERSION, "data": data, **config.asked()}
+    return f"{config.model}-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def data_identity(provenance: Mapping[str, Any]) -> str | None:
+    """The ``Dataset.identity`` of the data that a run saw; None if that is not known."""
+    data = provenance.get("data", {})
+    return "cifar10" if data.get("cifar10") else data.get("fingerprint")
 
 
 def load(path: Path) -> Run:
@@ -239,16 +250,16 @@ def load(path: Path) -> Run:
     reading = path
     try:
         reading = path / "config.json"
-        config = Config(**json.loads(reading.read_text()))
+        config = Config(**json.loads(reading.read_text(encoding="utf-8")))
         reading = path / "history.json"
-        history = pd.DataFrame(json.loads(reading.read_text()))
+        history = pd.DataFrame(json.loads(reading.read_text(encoding="utf-8")))
         history[["epoch", "train_loss", "test_accuracy", "seconds"]].iloc[-1].astype(float)
         reading = path / "losses.npy"
         losses = _read_array(reading)
         reading = path / "provenance.json"
-        provenance = dict(json.loads(reading.read_text()))
+        provenance = dict(json.loads(reading.read_text(encoding="utf-8")))
         reading = path / "probes.json"
-        probes = pd.DataFrame(json.loads(reading.read_text())) if reading.exists() else None
+        probes = pd.DataFrame(json.loads(reading.read_text(encoding="utf-8"))) if reading.exists() else None
         reading = path / "weights.safetensors"
         if reading.exists():
             with safetensors.safe_open(reading, "pt"):
@@ -284,22 +295,23 @@ def save(
     """Write a run: into ``<path>.part``, which then takes its name in one step."""
     part = unfinished(path)
     part.mkdir(parents=True, exist_ok=True)
-    (part / "config.json").write_text(json.dumps(config.computed(), indent=2) + "\n")
+    (part / "config.json").write_text(json.dumps(config.computed(), indent=2) + "\n", encoding="utf-8")
     # JSON writes a float so that it is read back exactly; NaN (a run that diverged) is Python's extension of it.
-    (part / "history.json").write_text(json.dumps(history.to_dict(orient="list"), indent=1) + "\n")
+    (part / "history.json").write_text(json.dumps(history.to_dict(orient="list"), indent=1) + "\n", encoding="utf-8")
     np.save(part / "losses.npy", losses.astype(np.float32))
     np.save(part / "predictions.npy", logits.argmax(1).to(torch.uint8).numpy())
     np.save(part / "logits.npy", logits.half().numpy())
     safetensors.torch.save_file({k: v.contiguous().cpu() for k, v in weights.items()}, part / "weights.safetensors")
     if probes is not None:
-        (part / "probes.json").write_text(json.dumps(probes.to_dict(orient="list"), indent=1) + "\n")
+        (part / "probes.json").write_text(json.dumps(probes.to_dict(orient="list"), indent=1) + "\n", encoding="utf-8")
     if weights_path is not None:
         shown = {"coordinates": weights_path.coordinates.tolist(), "explained": weights_path.explained}
-        (part / "path.json").write_text(json.dumps(shown, indent=1) + "\n")
+        (part / "path.json").write_text(json.dumps(shown, indent=1) + "\n", encoding="utf-8")
         named = {f"{axis}.{i}": p for axis, parts in enumerate(weights_path.directions) for i, p in enumerate(parts)}
         safetensors.torch.save_file({k: v.contiguous() for k, v in named.items()}, part / "path.safetensors")
-    (part / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
-    for rest in (*part.glob("checkpoint.pt*"), *part.glob("*.part")):  # also what a process left that was killed
+    (part / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    # Also what a process left that was killed.
+    for rest in (part / STARTS, *part.glob("checkpoint.pt*"), *part.glob("*.part")):
         rest.unlink(missing_ok=True)
     part.rename(path)
     return load(path)
@@ -307,9 +319,25 @@ def save(
 
 def set_aside(path: Path) -> Path:
     """Give a damaged run or checkpoint a name under which nobody looks for it; returns that."""
-    numbers = itertools.count(1)
-    aside = next(p for n in numbers if not (p := path.with_name(f"{path.name}.damaged-{n}")).exists())
-    return path.rename(aside)
+    return path.rename(free_name(path, "damaged"))
+
+
+def free_name(path: Path, word: str) -> Path:
+    """``<path>.<word>-1``, or the next number that is free."""
+    names = (path.with_name(f"{path.name}.{word}-{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
+def note_start(part: Path, facts: dict[str, Any], *, resumed: bool) -> list[dict[str, Any]]:
+    """Note in the directory of an unfinished run that training starts there; returns the facts of all its starts."""
+    starts = []
+    if resumed:
+        with suppress(*_DAMAGE):
+            starts = list(json.loads((part / STARTS).read_text(encoding="utf-8")))
+    starts.append(facts)
+    with suppress(OSError), atomic_write(part / STARTS) as file:  # a full disk, say, must not cost the run
+        file.write_text(json.dumps(starts, indent=1) + "\n", encoding="utf-8")
+    return starts
 
 
 def receive(path: Path, files: dict[str, bytes]) -> None:
@@ -321,15 +349,20 @@ def receive(path: Path, files: dict[str, bytes]) -> None:
         part.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (part / name).write_bytes(content)
-        (part / "checkpoint.pt").unlink(missing_ok=True)
+        for rest in ("checkpoint.pt", STARTS):  # of a training begun here
+            (part / rest).unlink(missing_ok=True)
         part.rename(path)
 
 
+def records(run: Run) -> list[Path]:
+    """What a report is made from: all files of the run but the heavy ones."""
+    return sorted(file for file in run.path.iterdir() if file.is_file() and file.name not in HEAVY)
+
+
 def copy_records(run: Run, folder: Path) -> None:
-    """Copy what a report is made from into ``folder``: all files of the run but the heavy ones."""
-    for file in run.path.iterdir():
-        if file.name not in HEAVY:
-            copy_file(file, folder / run.name / file.name)
+    """Copy what a report is made from into ``folder``."""
+    for file in records(run):
+        copy_file(file, folder / run.name / file.name)
 
 
 def unfinished(path: Path) -> Path:
@@ -337,17 +370,49 @@ def unfinished(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
+def claim(path: Path) -> None:
+    """Make the directory of an unfinished run.  Raises RunError, before any training, if it cannot be written to."""
+    part = unfinished(path)
+    try:
+        _shared_folder(part)
+        with tempfile.TemporaryFile(dir=part):
+            pass
+    except OSError as error:
+        raise _not_ours(error, part) from None
+
+
+def _shared_folder(folder: Path) -> None:
+    """Make a folder into which whoever may write into the one that it lies in may write, too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # another user made it, or the file system knows no modes
+        # Without the sticky bit, by which Linux lets nobody but its owner open a lock.
+        folder.chmod(folder.parent.stat().st_mode & 0o2777)
+
+
+def _not_ours(error: OSError, path: Path) -> RunError:
+    return RunError(
+        f"{path}: cannot be written to ({error.strerror or error}); if it is another user's, he "
+        f"shares it with chmod -R g+rwX {path.parent}"
+    )
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a run, or a report, against other processes; waits for whoever holds it, and says so."""
+    """Hold a run, or a report, against other processes; waits for whoever holds it, and says so.
+
+    Raises RunError where it may not be held.
+    """
     locks = path.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(locks / path.name)
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        print(f"{path.name}: another process is at it; waiting for it to end", file=sys.stderr, flush=True)
-        lock.acquire()
+        _shared_folder(locks)
+        lock = filelock.FileLock(locks / path.name, mode=locks.stat().st_mode & 0o666)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            print(f"{path.name}: another process is at it; waiting for it to end", file=sys.stderr, flush=True)
+            lock.acquire()
+    except OSError as error:
+        raise _not_ours(error, locks) from None
     try:
         yield
     finally:
@@ -372,18 +437,22 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, part)
 
 
+def now() -> str:
+    """The time in UTC, as ISO 8601 writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def describe_origin() -> dict[str, Any]:
-    """Commit (and whether the tree was dirty), versions, machine and time."""
+    """Commit (and whether the tree was dirty), versions and machine."""
     commit, dirty = git_state()
     return {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": commit,
         "git_dirty": dirty,
         "versions": {
             "cifarnb": cifarnb.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": importlib.metadata.version("torchvision"),
+            "torchvision": _version("torchvision"),
             "numpy": np.__version__,
         },
         "platform": platform.platform(),
@@ -392,11 +461,29 @@ def describe_origin() -> dict[str, Any]:
 
 @functools.cache
 def git_state() -> tuple[str | None, bool | None]:
-    """The commit of the package's repository and whether its tree has changes; None outside a repository."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    """The commit of the project's own repository and whether its tree has changes; None where it has none.
+
+    It may lie in another repository, unpacked there, or in a site-packages folder of one: that says nothing of it.
+    """
+    package = Path(__file__).resolve().parent
+    # Variables such as GIT_DIR, which hooks and aliases set, name another repository.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*command: str) -> bytes:
+        called = ["git", "--no-optional-locks", "-C", str(package), *command]
+        return subprocess.run(called, env=env, capture_output=True, check=True, timeout=60).stdout.strip()
+
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+        if Path(os.fsdecode(git("rev-parse", "--show-toplevel"))).resolve() != package.parent:
+            return None, None
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD").decode(), bool(git("status", "--porcelain"))
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None, None
-    return commit, bool(status.strip())
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:  # put there by other means than pip's
+        return None

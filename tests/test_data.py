@@ -20,7 +20,6 @@ from torchvision.datasets import CIFAR10
 from cifarnb import data
 from cifarnb.data import (
     DataError,
-    KnownCopy,
     channel_statistics,
     draw,
     epoch_generator,
@@ -33,6 +32,7 @@ from cifarnb.data import (
 from cifarnb.synthetic import CLASSES as SYNTHETIC_CLASSES
 from cifarnb.synthetic import make_synthetic
 
+NEARLY = data.KnownCopy("nearly CIFAR-10", train_indices=(2, 5), test_indices=(3, 7))
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -144,11 +144,49 @@ def test_a_single_changed_value_changes_the_fingerprint(name, arrays, tmp_path):
 
 def test_a_known_copy_is_named_as_what_it_is(arrays, tmp_path, monkeypatch):
     np.savez(tmp_path / "a.npz", **arrays)
-    monkeypatch.setitem(
-        data.KNOWN_COPIES, load(str(tmp_path / "a.npz")).fingerprint, KnownCopy("nearly CIFAR-10", (), ())
-    )
+    monkeypatch.setitem(data.KNOWN_COPIES, load(str(tmp_path / "a.npz")).fingerprint, NEARLY)
     dataset = load(str(tmp_path / "a.npz"))
     assert (dataset.source, dataset.is_cifar10, dataset.canonical) == ("nearly CIFAR-10", True, False)
+
+
+def test_the_test_images_in_which_two_copies_may_differ(monkeypatch):
+    monkeypatch.setitem(data.KNOWN_COPIES, "a", NEARLY)
+    monkeypatch.setitem(data.KNOWN_COPIES, "b", data.KnownCopy("too", (), (1, 7)))
+    assert data.differing_test_images("a", "a") == []
+    assert data.differing_test_images("a", "the original") == data.differing_test_images("the original", "a") == [3, 7]
+    assert data.differing_test_images("a", "b") == [1, 3, 7]
+
+
+def test_the_known_copy_lists_the_images_that_it_tells_of():
+    (copy,) = data.KNOWN_COPIES.values()
+    assert (len(set(copy.train_indices)), len(set(copy.test_indices))) == (73, 20)
+    assert "(73 train, 20 test)" in copy.source
+    assert max(copy.train_indices) < 50_000
+    assert max(copy.test_indices) < 10_000
+
+
+@pytest.mark.skipif("CIFARNB_DATA" not in os.environ, reason="needs CIFAR-10")
+def test_the_images_that_are_not_the_originals_look_as_jpeg_leaves_them():
+    """A copy whose list names other images would have them judged that are the same, and the others not."""
+    dataset = load(os.environ["CIFARNB_DATA"])
+    if dataset.fingerprint not in data.KNOWN_COPIES:
+        pytest.skip("the original")
+    rows, columns = torch.arange(8)[:, None], torch.arange(8)[None]
+    transform = torch.cos((2 * columns + 1) * rows * torch.pi / 16) / 2  # DCT-II of 8 pixels
+    transform[0] /= 2**0.5
+
+    def smoothness(images):
+        """The share of the luminance's high frequencies in 8×8 blocks that quantisation left nearly nothing of."""
+        light = images.double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+        blocks = light.unfold(1, 8, 8).unfold(2, 8, 8).float()  # (N, 4, 4, 8, 8)
+        high = (transform @ blocks @ transform.T)[..., rows + columns >= 9]
+        return (high.abs() < 1.2).float().mean((1, 2, 3))
+
+    others = torch.ones(len(dataset.test_images), dtype=torch.bool)
+    listed = list(data.KNOWN_COPIES[dataset.fingerprint].test_indices)
+    others[listed] = False
+    assert smoothness(dataset.test_images[listed]).min() > 0.9
+    assert smoothness(dataset.test_images[others]).quantile(0.99) < 0.9
 
 
 def test_a_folder_in_torchvisions_layout_is_loaded(folder):
@@ -433,7 +471,7 @@ def test_cifar10_takes_an_archive_in_the_cache_if_it_is_cifar10(cache, arrays, n
     np.savez(cache / "cifar10.npz", **arrays)
     assert "it cannot be downloaded" in refusal("cifar10")
     fingerprint = load(str(cache / "cifar10.npz")).fingerprint
-    monkeypatch.setitem(data.KNOWN_COPIES, fingerprint, KnownCopy("nearly CIFAR-10", (), ()))
+    monkeypatch.setitem(data.KNOWN_COPIES, fingerprint, NEARLY)
     assert load("cifar10").fingerprint == fingerprint
 
 

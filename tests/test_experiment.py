@@ -92,6 +92,39 @@ def test_a_run_records_where_it_came_from(tiny_dataset, tmp_path):
     assert (made["train_images"], made["test_images"]) == (256, 64)
 
 
+def test_provenance_is_taken_when_training_starts(tiny_dataset, tmp_path, monkeypatch):
+    commits = iter(["a" * 40, "b" * 40])
+    monkeypatch.setattr(runs, "git_state", lambda: (next(commits), False))
+    made = experiment.run(CONFIG, tiny_dataset, tmp_path).provenance
+    assert made["git_commit"] == "a" * 40
+    assert made["started"] <= made["finished"]
+    assert "resumed" not in made
+    assert not list(tmp_path.glob("*/starts.json"))
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(tiny_dataset, tmp_path, monkeypatch):
+    config, machines = CONFIG.replace(epochs=3), iter(["one machine", "another"])
+    monkeypatch.setattr("cifarnb.training.CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr(experiment, "device_name", lambda _: next(machines))
+
+    def fit_and_die(model, dataset, config, checkpoint, **options):
+        fit(model, dataset, config, checkpoint, stop_after=1, **options)
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as first:
+        first.setattr(experiment, "fit", fit_and_die)
+        first.setattr(experiment, "resolve_precision", lambda *_: "bfloat16")
+        with pytest.raises(RuntimeError, match="killed"):
+            experiment.run(config, tiny_dataset, tmp_path)
+    monkeypatch.setattr(experiment, "resolve_precision", lambda *_: "float32")
+    made = experiment.run(config, tiny_dataset, tmp_path)
+    assert len(made.history) == 3
+    assert made.provenance["device_name"] == "one machine, then another"
+    assert made.provenance["precision"] == "bfloat16, then float32"
+    (later,) = made.provenance["resumed"]
+    assert (later["device_name"], later["precision"]) == ("another", "float32")
+
+
 @pytest.mark.parametrize("width", [1.0, 0.5])
 def test_the_trained_model_gives_the_recorded_accuracy(tiny_dataset, tmp_path, width):
     run = experiment.run(CONFIG.replace(precision="float32", width=width), tiny_dataset, tmp_path)

@@ -150,7 +150,7 @@ def _read(folder: Path) -> tuple[str, dict[str, list[Run]]]:
         run = _load(folder)
         return "run", {run.config.model: [run]}
     try:
-        networks = json.loads(file.read_text())["networks"]
+        networks = json.loads(file.read_text(encoding="utf-8"))["networks"]
         paths = {n["name"]: [folder / "runs" / name for name in n["runs"]] for n in networks if n["runs"]}
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
@@ -200,7 +200,7 @@ def _rows(pair: Pair, dataset: Dataset | None) -> Iterator[Row]:
     if _data(first_a) == _data(first_b) and _data(first_a)[0]:
         predicted = (_predictions(first_a), _predictions(first_b))
         if dataset:
-            if dataset.fingerprint != _data(first_a)[0]:
+            if dataset.identity != _data(first_a)[0]:
                 raise ConfigError(f"{dataset.source}: is not the data of {first_a.path} and {first_b.path}")
             labels = dataset.test_labels[: len(predicted[0])].numpy()
             mcnemars = mcnemar(predicted[0] == labels, predicted[1] == labels)
@@ -280,8 +280,8 @@ def _same_course(a: Run, b: Run) -> bool:
 
 
 def _data(run: Run) -> tuple[str | None, int]:
-    """The fingerprint of the data, None if it is not known, and the number of test images."""
-    return run.provenance.get("data", {}).get("fingerprint"), run.provenance["test_images"]
+    """What data it was, None if that is not known, and the number of test images."""
+    return runs.data_identity(run.provenance), run.provenance["test_images"]
 
 
 # --------------------------------------------------------------------------- what else differs
@@ -292,7 +292,8 @@ def _config_facts(run: Run) -> dict[str, str]:
 
 
 def _origin_facts(run: Run) -> dict[str, str]:
-    made, fingerprint = run.provenance, _data(run)[0]
+    made = run.provenance
+    fingerprint = made.get("data", {}).get("fingerprint")
     return {
         **{f"version of {name}": str(version) for name, version in made.get("versions", {}).items()},
         "precision": str(made.get("precision")),

@@ -15,6 +15,7 @@ from cifarnb.models import LABELS, label
 from cifarnb.report import figures, tables
 from cifarnb.report.claims import REPORTED
 from cifarnb.report.significance import accuracy, mean_and_interval
+from cifarnb.report.style import styled
 from cifarnb.runs import Run
 
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
@@ -36,7 +37,8 @@ def show_figure(figure: Figure, name: str, caption: str, alt: str) -> None:
 def figure_output(figure: Figure, name: str, caption: str, alt: str) -> tuple[dict[str, str], dict[str, Any]]:
     """Data and metadata of a notebook's output, as ``show_figure`` displays them."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    with styled():  # saving reads the settings as well
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     width, height = (round(inches * DPI / 2) for inches in figure.get_size_inches())
     return {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}, {
         "image/png": {"width": width, "height": height, "alt": alt},

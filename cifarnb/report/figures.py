@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -18,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from torch import Tensor
 
 from cifarnb.models import LABELS
+from cifarnb.report.style import styled
 from cifarnb.runs import Run
 
 _PALETTE = sns.color_palette("colorblind")
@@ -25,30 +25,17 @@ COLORS = dict(zip(LABELS, [_PALETTE[i] for i in (1, 0, 2, 3, 4, 9, 7)], strict=F
 WIDTH = 7.6  # inches; at 100 pixels an inch the report's column
 _TOP_LOSS = 100.0  # chance is 2.3: beyond, a surface tells nothing, and one peak would take all the levels
 
-STYLE = {
-    **sns.axes_style("whitegrid"),
-    **sns.plotting_context("notebook", font_scale=0.9),
-    "figure.constrained_layout.use": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "0.6",
-    "grid.color": "0.92",
-    "lines.linewidth": 1.8,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-}
-
 _STAR: dict[str, Any] = {"marker": "*", "ms": 14, "color": "white", "mec": "black", "mew": 0.8, "zorder": 5}
 _OUTLINE = withStroke(linewidth=2.4, foreground="black")  # white alone is lost on the bright end of the colours
 
 
 def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     @functools.wraps(draw)
-    def styled(*args: Any, **kwargs: Any) -> Figure:
-        with mpl.rc_context(STYLE):
+    def draw_styled(*args: Any, **kwargs: Any) -> Figure:
+        with styled():
             return draw(*args, **kwargs)
 
-    return styled
+    return draw_styled
 
 
 @_styled

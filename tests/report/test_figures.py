@@ -13,8 +13,24 @@ from matplotlib.colors import LogNorm, same_color
 from matplotlib.figure import Figure
 
 from cifarnb.models import LABELS
-from cifarnb.report import figures
+from cifarnb.report import display, figures
 from cifarnb.report.figures import COLORS
+
+HOSTILE = {  # what a matplotlibrc may say: some of it fails here, the rest shows
+    "text.usetex": True,
+    "font.size": 20,
+    "font.family": "monospace",
+    "axes.grid": False,
+    "axes.xmargin": 0.4,
+    "image.cmap": "gray",
+    "image.origin": "lower",
+    "figure.autolayout": True,
+    "lines.marker": "x",
+    "legend.loc": "center",
+    "savefig.bbox": "tight",
+    "savefig.transparent": True,
+    "path.sketch": (1, 100, 2),
+}
 
 INF, NAN = math.inf, math.nan
 LINE = np.array([-1.0, 0, 1])
@@ -61,6 +77,19 @@ def probed(learns_from=0, **columns):
     steps = {"step": [0, 10], "loss": [2.0, 1], "loss_min": [1.0, 0.5], "loss_max": [3.0, 2]}
     steps |= {"change_min": [0.1, 0.2], "change_max": [1.0, 2], "beta": [5.0, 6]}
     return SimpleNamespace(probes=pd.DataFrame(steps | columns), learns_from=learns_from)
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_what_the_users_matplotlibrc_says_changes_no_pixel(name, make_run, tiny_dataset, monkeypatch):
+    monkeypatch.setattr(display, "DPI", 40)
+
+    def pixels():
+        torch.manual_seed(0)
+        return display.figure_output(DRAWINGS[name](make_run, tiny_dataset), name, "", "")[0]["image/png"]
+
+    usual = pixels()
+    with mpl.rc_context(HOSTILE):
+        assert pixels() == usual
 
 
 def test_every_figure_is_tested():

@@ -109,6 +109,21 @@ def test_the_provenance_names_data_software_and_every_run(make_run, make_summary
     assert second == [f"`{runs[1].name}`", "7", "0.25", "5", machine, "bfloat16", commit, when, "3,723 s"]
 
 
+def test_the_provenance_says_in_what_the_runs_differ(make_run, make_summary):
+    copies = [
+        {"data": {"fingerprint": "a" * 64}, "precision": "bfloat16"},
+        {"data": {"fingerprint": "b" * 64}, "precision": "float32"},
+        {"data": {"fingerprint": "a" * 64}, "precision": "bfloat16"},
+    ]
+    runs = [make_run(provenance=made) for made in copies]
+    line = (
+        "- The runs differ in precision (bfloat16: 2, float32: 1); the copy of the data "
+        f"(`{'a' * 16}…`: 2, `{'b' * 16}…`: 1)"
+    )
+    assert line in front.provenance(make_summary(), runs).splitlines()
+    assert "differ" not in front.provenance(make_summary(), runs[:1])
+
+
 def test_provenance_without_runs(make_summary):
     assert front.provenance(make_summary(), []).endswith("\n\nNo run is finished.")
 
