@@ -11,7 +11,7 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from cifarnb.models import LABELS
+from cifarnb.models import LABELS, label
 from cifarnb.report import figures, tables
 from cifarnb.report.claims import REPORTED
 from cifarnb.report.significance import accuracy, mean_and_interval
@@ -84,7 +84,7 @@ def show_result(runs: Sequence[Run]) -> None:
 
     ``runs`` differ in the seed.
     """
-    model = runs[0].config.model
+    model, width = runs[0].config.model, runs[0].config.width
     if "accuracy" in REPORTED[model]:
         told = (
             ", as the write-up reports them and as they came out here. It does not say whether its accuracy is the "
@@ -93,7 +93,7 @@ def show_result(runs: Sequence[Run]) -> None:
     else:
         told = ". The write-up gives the learning rate and shows curves, no number."
     table = tables.config_and_result(runs)
-    show_table(table, f"result-{model}", f"{LABELS[model]}: configuration and result{told}")
+    show_table(table, f"result-{model}", f"{label(model, width)}: configuration and result{told}")
     show_weights(runs[0])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from cifarnb import experiment
 from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, Dataset
-from cifarnb.landscape import envelope, widths
+from cifarnb.landscape import envelope, smooth, widths
 from cifarnb.models import build_model, count_multiply_adds, count_parameters, label
 from cifarnb.report import sections
 from cifarnb.report.claims import REPORTED, judge
@@ -162,6 +162,15 @@ def compare_with_batch_norm(
     """
     smaller = [key for key in words if described["vgg_a_bn"][key]["mean"] < described["vgg_a"][key]["mean"]]
     return [words[key] for key in smaller], [word for key, word in words.items() if key not in smaller]
+
+
+def envelopes(runs: Sequence[Run], smoothing: int, every: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Network → the lowest and the highest loss of its runs at each step, as ``figures.loss_landscape`` draws them.
+
+    ``smoothing`` is over how many steps each loss is the mean, and ``every`` how many steps lie between those kept.
+    """
+    by_network = group(runs, "model").items()
+    return {name: envelope([smooth(run.losses, smoothing)[::every] for run in same]) for name, same in by_network}
 
 
 def describe_landscape(runs: Sequence[Run]) -> dict[str, Any]:

@@ -21,9 +21,9 @@ MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # of a probe, a va
 }
 
 
-def layers(model: str) -> pd.DataFrame:
-    """A network's layers: layer, output shape, parameters; the last row is the sum."""
-    network = build_model(model)
+def layers(model: str, width: float = 1.0) -> pd.DataFrame:
+    """The layers of a network of that width: layer, output shape, parameters; the last row is the sum."""
+    network = build_model(model, width=width)
     rows = [(layer.name, _shape(layer.output_shape), f"{layer.parameters:,}") for layer in list_layers(network)]
     rows.append(("**all**", "", f"{count_parameters(network):,}"))
     return pd.DataFrame(rows, columns=["layer", "output shape", "parameters"])
@@ -159,6 +159,24 @@ def probes(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
         for measure in MEASURES:
             cells = {LABELS[name]: _over_compared(same, since, measure) for name, same in networks.items()}
             rows.append({"walk": walk, "median over the steps": measure} | cells)
+    return pd.DataFrame(rows)
+
+
+def learning(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
+    """From which step on each network learns, seed by seed, and how many of its walks are compared, a row a training.
+
+    Training → network → runs with walks, which differ in the seed; the networks' with the same seeds.
+    """
+    rows = []
+    for training, networks in runs.items():
+        since = learn_together(run for same in networks.values() for run in same)
+        row = {"training": training}
+        for name, same in networks.items():
+            steps = ("never" if run.learns_from is None else f"{run.learns_from:,}" for run in same)
+            row[LABELS[name]] = ", ".join(steps)
+        walks = [(run.probes["step"], since[run.config.seed]) for run in same if run.probes is not None]
+        counts = ", ".join("0" if first is None else str((steps >= first).sum()) for steps, first in walks)
+        rows.append(row | {"walks compared": f"{counts} of {len(walks[0][0])}"})
     return pd.DataFrame(rows)
 
 

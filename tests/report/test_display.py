@@ -79,3 +79,8 @@ def test_result_and_curves_of_a_network(shown, make_run):
 def test_a_network_that_the_write_up_has_no_number_of_is_shown_as_such(shown, make_run):
     display.show_result([make_run("vgg_a")])
     assert "shows curves, no number" in shown[0][0].data
+
+
+def test_a_narrow_network_is_called_so(shown, make_run):
+    display.show_result([make_run("vgg_a", width=0.25)])
+    assert shown[0][0].data.startswith("*VGG-A, ¼ as wide: configuration and result")

@@ -15,6 +15,7 @@ from cifarnb.report.summary import (
     describe_network,
     describe_probes,
     describe_rates,
+    envelopes,
     gap,
     loss_fluctuation,
 )
@@ -188,3 +189,18 @@ def test_what_is_smaller_with_batch_norm_is_told_by_the_means():
         "vgg_a_bn": {key: mean_and_interval(values) for key, values in {"a": [0, 2], "b": [1.0], "c": [4.0]}.items()},
     }
     assert compare_with_batch_norm(described, {"a": "width", "c": "β", "b": "range"}) == (["width"], ["β", "range"])
+
+
+def test_envelopes_by_network_smoothed_and_thinned(make_run):
+    runs = [
+        make_run("vgg_a", losses=[3, 1, 2, 4]),
+        make_run("vgg_a", lr=0.1, losses=[1, 3, 0, 8]),
+        make_run("vgg_a_bn", losses=[5, 6, 7, 8]),
+    ]
+    drawn = envelopes(runs, smoothing=1, every=2)
+    assert {name: [edge.tolist() for edge in edges] for name, edges in drawn.items()} == {
+        "vgg_a": [[1, 0], [3, 2]],
+        "vgg_a_bn": [[5, 7], [5, 7]],
+    }
+    low, high = envelopes(runs, smoothing=2, every=1)["vgg_a"]
+    assert (low.tolist(), high.tolist()) == ([1, 2, 1.5, 3], [3, 2, 1.5, 4])

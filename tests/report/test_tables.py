@@ -268,3 +268,18 @@ def test_walks_count_from_the_step_on_at_which_both_networks_learn():
     assert cells([never], [early]) == [(NOT_COMPARABLE, NOT_COMPARABLE)] * 2
     other = [probed(*values, seed=1, learns_from=step) for step in (0, None)]
     assert cells([early, other[1]], [late, other[0]]) == [("6", "6"), ("3", "3")]  # seed 1 is left out of both
+
+
+def test_since_when_networks_learn_and_how_many_walks_are_compared():
+    values = [[0.0] * 3] * 4
+    plain = [probed(*values, learns_from=1_050), probed(*values, learns_from=None, seed=1)]
+    normed = [probed(*values, learns_from=0), probed(*values, learns_from=7, seed=1)]
+    table = tables.learning(
+        {"SGD": {"vgg_a": plain, "vgg_a_bn": normed}, "Adam": {"vgg_a": normed, "vgg_a_bn": normed}}
+    )
+    assert rows(table) == {"SGD": ("1,050, never", "0, 7", "0, 0 of 3"), "Adam": ("0, 7", "0, 7", "3, 2 of 3")}
+
+
+def test_the_layers_of_a_narrow_network_are_its_own():
+    assert tables.layers("vgg_a", 0.25)["layer"][0].startswith("Conv2d(3→16,")
+    assert number(tables.layers("vgg_a", 0.25)["parameters"].iloc[-1]) < 9_750_922 / 15
