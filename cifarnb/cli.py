@@ -145,9 +145,8 @@ def plan(
         found = plan.plan(profile, dataset, overrides)
         each = plan.seconds(found.tasks, jobs)
     typer.echo(f"{profile} on {dataset.source}\n")
-    typer.echo(
-        tabulate(plan.table(found, each), "keys", "simple", disable_numparse=True, colalign=("left", *["right"] * 4))
-    )
+    align = ("left", "right", "left", "right", "right")
+    typer.echo(tabulate(plan.table(found, each), "keys", "simple", disable_numparse=True, colalign=align))
     total = plan.in_all(each, jobs)
     typer.echo(f"\nin all about {format_seconds(total)}" + (f", {jobs} at a time" if jobs > 1 else ""))
 

@@ -156,9 +156,7 @@ class Run:
     def weights(self) -> dict[str, Tensor]:
         """The state dict after the last epoch, on the CPU.  Raises RunError if its file is missing or damaged."""
         if not self.weights_file.exists():
-            raise RunError(
-                f"{self.weights_file}: cannot be loaded: it is missing; move {self.path} away to train it anew"
-            )
+            raise RunError(f"{self.weights_file}: cannot be loaded (missing); to train it anew, move {self.path} away")
         try:
             return safetensors.torch.load_file(self.weights_file)
         except (OSError, safetensors.SafetensorError) as error:

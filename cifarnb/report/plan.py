@@ -58,7 +58,7 @@ class Plan:
 
 
 def plan(profile: str, dataset: Dataset, overrides: Mapping[str, Any], only: Sequence[str] | None = None) -> Plan:
-    """What the sections of a profile (or ``only`` some) have and lack; a run that was begun lacks what is left of it."""
+    """What the sections of a profile (or ``only`` some) have and lack; of a run that was begun, what is left of it."""
     there: dict[str, int] = {}
     tasks: dict[Config, Task] = {}
     runs_dir = overrides.get("runs_dir", "runs")
