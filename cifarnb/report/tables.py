@@ -163,14 +163,14 @@ def probes(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
 
 
 def learning(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
-    """From which step on each network learns, seed by seed, and how many of its walks are compared, a row a training.
+    """From which step on each network learns, seed by seed, and how many walks are compared, a row a kind of walk.
 
-    Training → network → runs with walks, which differ in the seed; the networks' with the same seeds.
+    Kind of walk → network → runs, which differ in the seed; those of all networks have the same seeds.
     """
     rows = []
-    for training, networks in runs.items():
+    for walk, networks in runs.items():
         since = learn_together(run for same in networks.values() for run in same)
-        row = {"training": training}
+        row = {"walk": walk}
         for name, same in networks.items():
             steps = ("never" if run.learns_from is None else f"{run.learns_from:,}" for run in same)
             row[LABELS[name]] = ", ".join(steps)
