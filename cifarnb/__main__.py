@@ -1,5 +1,5 @@
 """``python -m cifarnb``."""
 
-from cifarnb.cli import app
+from cifarnb.cli import main
 
-app(prog_name="cifarnb")
+main()

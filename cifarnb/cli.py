@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cifarnb import environment
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -19,6 +21,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="CIFAR-10 with a simple CNN, residual networks, and VGG-A with and without batch norm: a report and its runs.",
 )
+
+DATA = "auto, cifar10, synthetic, or a path: cifar-10-python.tar.gz, its folder, or an .npz archive"
+PATH: dict[str, Any] = {"parser": environment.user_path, "metavar": "PATH"}
+
+
+def main() -> None:
+    """Settle what the environment lacks, then do what the command line says."""
+    environment.complete()
+    environment.print_anything()
+    app(prog_name="cifarnb")
 
 
 @contextmanager
@@ -41,20 +53,24 @@ def _one_line_errors() -> Iterator[None]:
 
 
 def _stop_at_once(advice: str) -> None:
-    """At Ctrl-C end this process and all that it started, without waiting for them.
+    """At Ctrl-C, a job system's SIGTERM or a closed terminal end this process and all that it started, at once.
 
     Every file is written in one step, so nothing is lost by it but the epoch that is under way.
     """
     import psutil
 
-    def stop(*_: Any) -> None:
+    def stop(number: int, _: Any) -> None:
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 child.kill()
-        typer.secho(f"\ncifarnb: stopped; {advice}", err=True, fg="yellow", bold=True)
-        os._exit(130)  # as a shell calls it; exit handlers would wait for threads
+        with suppress(OSError):  # the terminal may be gone
+            typer.secho(f"\ncifarnb: stopped; {advice}", err=True, fg="yellow", bold=True)
+        os._exit(128 + number)  # as a shell calls it; exit handlers would wait for threads
 
     signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+        signal.signal(signal.SIGHUP, stop)
 
 
 def _prefer(data: str | None) -> None:
@@ -66,14 +82,14 @@ def _prefer(data: str | None) -> None:
 @app.command(epilog="Example: cifarnb report --profile smoke --out /tmp/smoke")
 def report(
     profile: Annotated[str, typer.Option(help="smoke, quick or full (the write-up's schedule).")] = "quick",
-    data: Annotated[
-        str | None, typer.Option(help="Overrides the profile's: auto, cifar10, synthetic, a folder, an .npz archive.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the report goes; by default reports/PROFILE.")] = None,
+    data: Annotated[str | None, typer.Option(help=f"Overrides the profile's: {DATA}.")] = None,
+    out: Annotated[Path | None, typer.Option(**PATH, help="Where the report goes; by default reports/PROFILE.")] = None,
     section: Annotated[
         list[str] | None, typer.Option(help="Execute this section only; may be repeated. By default all.")
     ] = None,
-    runs: Annotated[Path | None, typer.Option(help="Where the runs are kept; by default runs in the project.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(**PATH, help="Where the runs are kept; by default runs in the project.")
+    ] = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Train so many runs at a time, and execute so many sections at a time.")
     ] = 1,
@@ -104,12 +120,45 @@ def report(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: cifarnb plan --profile full --jobs 2")
+def plan(
+    profile: Annotated[str, typer.Option(help="smoke, quick or full (the write-up's schedule).")] = "full",
+    data: Annotated[str | None, typer.Option(help=f"Overrides the profile's: {DATA}.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(**PATH, help="Where the runs are kept; by default runs in the project.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="For so many runs at a time.")] = 1,
+) -> None:
+    """Show which runs of a report are there, which are missing, and how long those take here; train nothing.
+
+    The times are from a few steps of every network, timed on this machine now.
+    """
+    from tabulate import tabulate
+
+    from cifarnb.progress import format_seconds
+    from cifarnb.report import plan
+    from cifarnb.report.build import load_data
+
+    _prefer(data)
+    with _one_line_errors():
+        dataset, overrides = load_data(profile, data, runs)
+        found = plan.plan(profile, dataset, overrides)
+        each = plan.seconds(found.tasks, jobs)
+    typer.echo(f"{profile} on {dataset.source}\n")
+    align = ("left", "right", "left", "right", "right")
+    typer.echo(tabulate(plan.table(found, each), "keys", "simple", disable_numparse=True, colalign=align))
+    total = plan.in_all(each, jobs)
+    typer.echo(f"\nin all about {format_seconds(total)}" + (f", {jobs} at a time" if jobs > 1 else ""))
+
+
 @app.command(epilog="Example: cifarnb bench --model resnet6 --model resnet9 --json bench.json")
 def bench(
     model: Annotated[list[str] | None, typer.Option(help="This network only; may be repeated. By default all.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
     rounds: Annotated[int, typer.Option(min=1, help="How often each loop is timed, by turns.")] = 5,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the measurements to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", **PATH, help="Also write the measurements to this file.")
+    ] = None,
 ) -> None:
     """Time the training beside the loop that everybody writes, on this machine.
 
@@ -119,7 +168,8 @@ def bench(
     from tabulate import tabulate
     from tqdm import tqdm
 
-    from cifarnb import bench
+    with environment.waiting():
+        from cifarnb import bench
     from cifarnb.config import ConfigError, unknown_name
     from cifarnb.report.sections import NETWORKS
 
@@ -140,12 +190,14 @@ def bench(
     typer.echo(tabulate(rows, headings, "simple", disable_numparse=True, colalign=("left", *["right"] * 8)))
     typer.echo("\nratio: to the usual loop in the same round; start: what a run's first epoch takes longer")
     if json_file:
-        json_file.write_text(json.dumps([asdict(measurement) for measurement in found], indent=2) + "\n")
+        json_file.write_text(
+            json.dumps([asdict(measurement) for measurement in found], indent=2) + "\n", encoding="utf-8"
+        )
 
 
 @app.command(epilog="Example: cifarnb verify reports/full --data ~/cifar10.npz")
 def verify(
-    folder: Annotated[Path, typer.Argument(help="The folder of a report, which holds summary.json.")],
+    folder: Annotated[Path, typer.Argument(**PATH, help="The folder of a report, which holds summary.json.")],
     data: Annotated[
         str | None, typer.Option(help="The report's data: by default cifar10, or synthetic if it was made on that.")
     ] = None,
@@ -157,7 +209,8 @@ def verify(
 
     The exit code is 0 if all is well and 1 if not.
     """
-    from cifarnb.report.verify import verify
+    with environment.waiting():
+        from cifarnb.report.verify import verify
 
     _prefer(data)
     ok = True
@@ -176,9 +229,11 @@ def verify(
 
 @app.command(epilog="Example: cifarnb compare reports/full reports/quick --page compare.html")
 def compare(
-    a: Annotated[Path, typer.Argument(help="The folder of a report, or of a run.")],
-    b: Annotated[Path, typer.Argument(help="Another of the same kind.")],
-    page: Annotated[Path | None, typer.Option(help="Also write the tables and the curves of both as HTML.")] = None,
+    a: Annotated[Path, typer.Argument(**PATH, help="The folder of a report, or of a run.")],
+    b: Annotated[Path, typer.Argument(**PATH, help="Another of the same kind.")],
+    page: Annotated[
+        Path | None, typer.Option(**PATH, help="Also write the tables and the curves of both as HTML.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="The data of both, to compare single runs image by image.")] = None,
 ) -> None:
     """Compare two reports, or two runs: is a difference more than chance?
@@ -225,9 +280,7 @@ def models(
 
 @app.command(epilog="Example: CIFARNB_DATA=~/cifar10.npz cifarnb data")
 def data(
-    data: Annotated[
-        str | None, typer.Option(help="auto, cifar10, synthetic, a folder in torchvision's layout, or an .npz archive.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA}.")] = None,
 ) -> None:
     """Show where the data comes from, its counts, fingerprint, mean and standard deviation."""
     from cifarnb.data import channel_statistics, load
@@ -247,4 +300,4 @@ def data(
 
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -55,7 +55,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     model: Annotated[str, AfterValidator(_check_model)]  # a name of cifarnb.models.MODELS
-    data: str = "auto"  # auto, cifar10, synthetic, or the path of a folder or an .npz archive
+    data: str = "auto"  # auto, cifar10, synthetic, or a path: cifar-10-python.tar.gz, its folder, or an .npz archive
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
     width: Annotated[Number, Field(gt=0)] = 1.0  # of the network: a factor on its channels

@@ -1,5 +1,6 @@
 """From a config to its run: from disk if it is there, trained (or gone on with) if it is not; one or many at once."""
 
+import os
 import sys
 import tempfile
 import warnings
@@ -14,7 +15,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import nn
 from tqdm.auto import tqdm
 
-from cifarnb import runs
+from cifarnb import environment, runs
 from cifarnb.config import Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
@@ -30,15 +31,17 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
 
     ``progress`` announces how long training takes, and shows a bar where somebody watches.
     """
-    if found := find(config, dataset, runs_dir, whole=True):
+    if found := find(config, dataset, runs_dir):
         return found
-    path = _path(config, dataset, runs_dir)
+    path = path_of(config, dataset, runs_dir)
     with runs.locked(path):
         if path.exists():
             try:
-                return _load_whole(path)  # another process was faster
+                return runs.load(path)  # another process was faster
             except RunError as error:
                 print(f"{error}; set aside as {runs.set_aside(path).name}, trained again", file=sys.stderr, flush=True)
+        runs.claim(path)
+        environment.complete()
         checkpoint = runs.unfinished(path) / "checkpoint.pt"
         starts = runs.note_start(checkpoint.parent, _origin(config, dataset), resumed=checkpoint.exists())
         model = build_model(config.model, config.seed, config.width)
@@ -153,7 +156,12 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
     arrays = [tensor.numpy() for tensor in images]
     facts = {name: getattr(dataset, name) for name in ("classes", "source", "canonical", "fingerprint")}
     bar = tqdm(total=len(missing), desc="runs", unit="run", leave=False, disable=not is_watched())
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".here-") as token, bar, warnings.catch_warnings():
+    with (
+        tempfile.NamedTemporaryFile(dir=folder, prefix=".here-") as token,
+        bar,
+        environment.waiting(),
+        warnings.catch_warnings(),
+    ):
         # joblib renews a process whose memory has grown, which a large network's does, and calls it a leak.
         warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
         # mmap_mode c: arrays that can be written to, as torch wants them, and yet are shared.
@@ -164,7 +172,8 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
             batch_size=1,
             mmap_mode="c",
         )
-        tasks = (joblib.delayed(_train_there)(c, str(folder), Path(token.name).name, facts, *arrays) for c in missing)
+        there = (str(folder), Path(token.name).name, os.getpid(), facts)
+        tasks = (joblib.delayed(_train_there)(config, *there, *arrays) for config in missing)
         try:
             for config, files, error in work(tasks):
                 bar.update()
@@ -178,12 +187,13 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
 
 
 def _train_there(
-    config: Config, folder: str, token: str, facts: dict[str, Any], *arrays: np.ndarray
+    config: Config, folder: str, token: str, parent: int, facts: dict[str, Any], *arrays: np.ndarray
 ) -> tuple[Config, dict[str, bytes], str]:
     """In a worker: train; returns the run's files where ``folder`` is not the one that holds ``token``, and the error.
 
     An error is returned as text, because one run that fails must not end the others.
     """
+    environment.end_with(parent)
     train_images, train_labels, test_images, test_labels = (
         torch.from_numpy(np.require(array, requirements="W")) for array in arrays
     )
@@ -201,23 +211,16 @@ def _train_there(
     return config, files, ""
 
 
-def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, whole: bool = False) -> Run | None:
+def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run | None:
     """The finished run of this config on this data, or None if there is none that can be read; trains nothing.
 
-    A ``whole`` one has its weights, too.
+    Its weights may be missing, as in a report's records: who needs them is told.
     """
-    path = _path(config, dataset, runs_dir)
+    path = path_of(config, dataset, runs_dir)
     try:
-        return (_load_whole if whole else runs.load)(path) if path.exists() else None
+        return runs.load(path) if path.exists() else None
     except RunError:
         return None
-
-
-def _load_whole(path: Path) -> Run:
-    found = runs.load(path)
-    if not found.weights_file.exists():
-        raise RunError(f"{found.weights_file}: missing")
-    return found
 
 
 def trained_model(run: Run) -> nn.Module:
@@ -262,9 +265,20 @@ def losses_near(
     return losses
 
 
-def _path(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
+def losses_on_lines(
+    run: Run, dataset: Dataset, seeds: Sequence[int], coordinates: np.ndarray, images: int
+) -> np.ndarray:
+    """Mean loss (lines, points) on lines through the run's weights, in a random direction for each of the ``seeds``.
+
+    ``coordinates`` (points,) are those on every line; all else is as with ``losses_near``.
+    """
+    return np.stack([losses_near(run, dataset, [seed], [coordinates], images) for seed in seeds])
+
+
+def path_of(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
+    """Where the run of this config on this data is, or would be."""
     return _folder(runs_dir) / runs.run_name(config, dataset.identity)
 
 
 def _folder(runs_dir: str | Path) -> Path:
-    return runs.project_root() / Path(runs_dir).expanduser()
+    return runs.project_root() / environment.user_path(runs_dir)

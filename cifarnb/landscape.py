@@ -184,6 +184,21 @@ def losses_around(
     return grid
 
 
+def rise(lines: np.ndarray) -> float:
+    """By how much the loss is higher at the ends of lines than in their middle, the mean over lines (lines, points)."""
+    return float((lines[:, [0, -1]].mean(axis=1) - lines[:, lines.shape[1] // 2]).mean())
+
+
+def plane_around(path: np.ndarray, points: int, margin: float = 0.25) -> list[np.ndarray]:
+    """Coordinates (points,) along both sides of a rectangle that holds a path (T, 2).
+
+    ``margin`` is what it leaves on each side, as a fraction of the longer extent of the path.
+    """
+    low, high = path.min(axis=0), path.max(axis=0)
+    space = margin * (high - low).max()
+    return [np.linspace(low[i] - space, high[i] + space, points) for i in range(2)]
+
+
 def principal_path(snapshots: Sequence[Direction]) -> WeightsPath:
     """Principal directions of weights at T ≥ 3 times, by singular values of their differences from the last ones."""
     flat = torch.stack([torch.cat([p.detach().flatten().float().cpu() for p in snapshot]) for snapshot in snapshots])

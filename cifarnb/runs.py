@@ -27,8 +27,9 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,6 +52,7 @@ _DAMAGE = (  # what reading a file raises that is missing, cut off, or something
     OSError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile, safetensors.SafetensorError
 )  # fmt: skip
 STARTS = "starts.json"  # of an unfinished run: where and with what it was trained, an entry a start
+AT_START = 2.29  # nats: a network that takes all ten classes for equally likely has a loss of ln 10 = 2.303
 RESULTS_VERSION = 1  # raised when a change to the networks or to the training changes what a config computes
 
 
@@ -117,6 +119,20 @@ class Run:
         """Whether the training loss stopped being finite."""
         return not np.isfinite(self.losses).all()
 
+    @property
+    def learns_from(self) -> int | None:
+        """The step (from 0) from which on the training loss, the mean of ten steps, stays below AT_START.
+
+        None if it does not: the network has not learnt, has fallen back, or has diverged.
+        """
+        window = min(10, len(self.losses))
+        means = np.convolve(self.losses.astype(np.float64), np.full(window, 1 / window), "valid")
+        (not_below,) = np.nonzero(~(means < AT_START))  # NaN is not below
+        if not len(not_below):
+            return 0
+        last = int(not_below[-1])
+        return last + window if last + 1 < len(means) else None
+
     def along(self, direction: str) -> "Run":
         """The same run with its walks along this direction alone, so all columns numbers; ValueError if it has none."""
         if self.probes is None or direction not in self.config.probe_along:
@@ -139,6 +155,8 @@ class Run:
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict after the last epoch, on the CPU.  Raises RunError if its file is missing or damaged."""
+        if not self.weights_file.exists():
+            raise RunError(f"{self.weights_file}: cannot be loaded (missing); to train it anew, move {self.path} away")
         try:
             return safetensors.torch.load_file(self.weights_file)
         except (OSError, safetensors.SafetensorError) as error:
@@ -154,7 +172,7 @@ class Run:
 
     def path_coordinates(self) -> tuple[np.ndarray, tuple[float, float]]:
         """The coordinates of a WeightsPath, and what they explain; FileNotFoundError if it was not kept."""
-        kept = json.loads((self.path / "path.json").read_text())
+        kept = json.loads((self.path / "path.json").read_text(encoding="utf-8"))
         first, second = kept["explained"]
         return np.array(kept["coordinates"]), (first, second)
 
@@ -166,12 +184,12 @@ class Run:
     def surface(self, what: Mapping[str, Any]) -> np.ndarray | None:
         """Losses around the weights, if ``what`` was computed before."""
         file = self._surface_file(what)
-        return np.array(json.loads(file.read_text())["losses"]) if file.exists() else None
+        return np.array(json.loads(file.read_text(encoding="utf-8"))["losses"]) if file.exists() else None
 
     def keep_surface(self, what: Mapping[str, Any], losses: np.ndarray) -> None:
         """Keep losses around the weights beside the run's records."""
         with atomic_write(self._surface_file(what)) as part:
-            part.write_text(json.dumps({**what, "losses": losses.tolist()}) + "\n")
+            part.write_text(json.dumps({**what, "losses": losses.tolist()}) + "\n", encoding="utf-8")
 
     def _surface_file(self, what: Mapping[str, Any]) -> Path:
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
@@ -183,6 +201,23 @@ def run_of_weights(file: Path) -> str | None:
     with suppress(OSError, safetensors.SafetensorError), safetensors.safe_open(file, "pt") as opened:
         return (opened.metadata() or {}).get("run")
     return None
+
+
+def group(runs: Iterable[Run], field: str) -> dict[Any, list[Run]]:
+    """The runs by a field of their configs, in the order in which its values first appear."""
+    grouped: dict[Any, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(getattr(run.config, field), []).append(run)
+    return grouped
+
+
+def learn_together(runs: Iterable[Run]) -> dict[int, int | None]:
+    """Seed → the step from which on all of these runs with that seed learn, None if one does not."""
+    together: dict[int, int | None] = {}
+    for seed, same in group(runs, "seed").items():
+        steps = [run.learns_from for run in same]
+        together[seed] = None if None in steps else max(step for step in steps if step is not None)
+    return together
 
 
 def project_root() -> Path:
@@ -217,16 +252,16 @@ def load(path: Path) -> Run:
     reading = path
     try:
         reading = path / "config.json"
-        config = Config(**json.loads(reading.read_text()))
+        config = Config(**json.loads(reading.read_text(encoding="utf-8")))
         reading = path / "history.json"
-        history = pd.DataFrame(json.loads(reading.read_text()))
+        history = pd.DataFrame(json.loads(reading.read_text(encoding="utf-8")))
         history[["epoch", "train_loss", "test_accuracy", "seconds"]].iloc[-1].astype(float)
         reading = path / "losses.npy"
         losses = _read_array(reading)
         reading = path / "provenance.json"
-        provenance = dict(json.loads(reading.read_text()))
+        provenance = dict(json.loads(reading.read_text(encoding="utf-8")))
         reading = path / "probes.json"
-        probes = pd.DataFrame(json.loads(reading.read_text())) if reading.exists() else None
+        probes = pd.DataFrame(json.loads(reading.read_text(encoding="utf-8"))) if reading.exists() else None
         reading = path / "weights.safetensors"
         if reading.exists():
             with safetensors.safe_open(reading, "pt"):
@@ -262,21 +297,21 @@ def save(
     """Write a run: into ``<path>.part``, which then takes its name in one step."""
     part = unfinished(path)
     part.mkdir(parents=True, exist_ok=True)
-    (part / "config.json").write_text(json.dumps(config.computed(), indent=2) + "\n")
+    (part / "config.json").write_text(json.dumps(config.computed(), indent=2) + "\n", encoding="utf-8")
     # JSON writes a float so that it is read back exactly; NaN (a run that diverged) is Python's extension of it.
-    (part / "history.json").write_text(json.dumps(history.to_dict(orient="list"), indent=1) + "\n")
+    (part / "history.json").write_text(json.dumps(history.to_dict(orient="list"), indent=1) + "\n", encoding="utf-8")
     np.save(part / "losses.npy", losses.astype(np.float32))
     np.save(part / "predictions.npy", logits.argmax(1).to(torch.uint8).numpy())
     np.save(part / "logits.npy", logits.half().numpy())
     safetensors.torch.save_file({k: v.contiguous().cpu() for k, v in weights.items()}, part / "weights.safetensors")
     if probes is not None:
-        (part / "probes.json").write_text(json.dumps(probes.to_dict(orient="list"), indent=1) + "\n")
+        (part / "probes.json").write_text(json.dumps(probes.to_dict(orient="list"), indent=1) + "\n", encoding="utf-8")
     if weights_path is not None:
         shown = {"coordinates": weights_path.coordinates.tolist(), "explained": weights_path.explained}
-        (part / "path.json").write_text(json.dumps(shown, indent=1) + "\n")
+        (part / "path.json").write_text(json.dumps(shown, indent=1) + "\n", encoding="utf-8")
         named = {f"{axis}.{i}": p for axis, parts in enumerate(weights_path.directions) for i, p in enumerate(parts)}
         safetensors.torch.save_file({k: v.contiguous() for k, v in named.items()}, part / "path.safetensors")
-    (part / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    (part / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
     # Also what a process left that was killed.
     for rest in (part / STARTS, *part.glob("checkpoint.pt*"), *part.glob("*.part")):
         rest.unlink(missing_ok=True)
@@ -337,17 +372,49 @@ def unfinished(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
+def claim(path: Path) -> None:
+    """Make the directory of an unfinished run.  Raises RunError, before any training, if it cannot be written to."""
+    part = unfinished(path)
+    try:
+        _shared_folder(part)
+        with tempfile.TemporaryFile(dir=part):
+            pass
+    except OSError as error:
+        raise _not_ours(error, part) from None
+
+
+def _shared_folder(folder: Path) -> None:
+    """Make a folder into which whoever may write into the one that it lies in may write, too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # another user made it, or the file system knows no modes
+        # Without the sticky bit, by which Linux lets nobody but its owner open a lock.
+        folder.chmod(folder.parent.stat().st_mode & 0o2777)
+
+
+def _not_ours(error: OSError, path: Path) -> RunError:
+    return RunError(
+        f"{path}: cannot be written to ({error.strerror or error}); if it is another user's, he "
+        f"shares it with chmod -R g+rwX {path.parent}"
+    )
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a run, or a report, against other processes; waits for whoever holds it, and says so."""
+    """Hold a run, or a report, against other processes; waits for whoever holds it, and says so.
+
+    Raises RunError where it may not be held.
+    """
     locks = path.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(locks / path.name)
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        print(f"{path.name}: another process is at it; waiting for it to end", file=sys.stderr, flush=True)
-        lock.acquire()
+        _shared_folder(locks)
+        lock = filelock.FileLock(locks / path.name, mode=locks.stat().st_mode & 0o666)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            print(f"{path.name}: another process is at it; waiting for it to end", file=sys.stderr, flush=True)
+            lock.acquire()
+    except OSError as error:
+        raise _not_ours(error, locks) from None
     try:
         yield
     finally:
@@ -387,7 +454,7 @@ def describe_origin() -> dict[str, Any]:
             "cifarnb": cifarnb.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": importlib.metadata.version("torchvision"),
+            "torchvision": _version("torchvision"),
             "numpy": np.__version__,
         },
         "platform": platform.platform(),
@@ -396,11 +463,29 @@ def describe_origin() -> dict[str, Any]:
 
 @functools.cache
 def git_state() -> tuple[str | None, bool | None]:
-    """The commit of the package's repository and whether its tree has changes; None outside a repository."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    """The commit of the project's own repository and whether its tree has changes; None where it has none.
+
+    It may lie in another repository, unpacked there, or in a site-packages folder of one: that says nothing of it.
+    """
+    package = Path(__file__).resolve().parent
+    # Variables such as GIT_DIR, which hooks and aliases set, name another repository.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*command: str) -> bytes:
+        called = ["git", "--no-optional-locks", "-C", str(package), *command]
+        return subprocess.run(called, env=env, capture_output=True, check=True, timeout=60).stdout.strip()
+
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+        if Path(os.fsdecode(git("rev-parse", "--show-toplevel"))).resolve() != package.parent:
+            return None, None
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD").decode(), bool(git("status", "--porcelain"))
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None, None
-    return commit, bool(status.strip())
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:  # put there by other means than pip's
+        return None

@@ -1,15 +1,23 @@
+import inspect
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import typing
+from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from cifarnb.cli import app
 from cifarnb.data import load
-from cifarnb.models import MODELS, count_parameters
+from cifarnb.environment import print_anything, user_path
+from cifarnb.models import MODELS, build_model, count_parameters
 
+ROOT = Path(__file__).parents[1]
 COMMANDS = ["report", "bench", "models", "data"]
 
 
@@ -30,8 +38,10 @@ def test_every_command_has_help_with_an_example(command):
 def test_models_lists_every_network():
     done = CliRunner().invoke(app, ["models"])
     assert done.exit_code == 0
-    for name, build in MODELS.items():
-        assert any(name in line and f"{count_parameters(build()):,}" in line for line in done.output.splitlines())
+    for name in MODELS:
+        assert any(
+            name in line and f"{count_parameters(build_model(name)):,}" in line for line in done.output.splitlines()
+        )
 
 
 def test_models_shows_layers_with_shapes():
@@ -69,6 +79,73 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(arguments, words):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     for word in words:
         assert word in done.stderr
+
+
+def test_every_path_is_expanded():
+    found = []
+    for command in app.registered_commands:
+        for name, parameter in inspect.signature(command.callback).parameters.items():
+            kind, *options = typing.get_args(parameter.annotation)
+            if Path in (kind, *typing.get_args(kind)):
+                found.append(name)
+                assert options[0].parser is user_path, (command.callback.__name__, name)
+    assert {"out", "runs", "json_file", "folder", "a", "b", "page"} == set(found)
+
+
+def test_a_home_that_no_shell_put_in_is_put_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for arguments in (["report", "--profile", "smoke", "--data", "synthetic", "--out=~/file"], ["verify", "~/file"]):
+        done = CliRunner().invoke(app, arguments)
+        assert (done.exit_code, f"{tmp_path}/file" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_shows_what_its_encoding_has(encoding, monkeypatch):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_anything()
+    print("café – 0.1 ± 0.2", flush=True)
+    assert raw.getvalue() == {"ascii": b"caf? ? 0.1 ? 0.2\n", "latin-1": b"caf\xe9 ? 0.1 \xb1 0.2\n"}[encoding]
+
+
+@pytest.mark.parametrize(
+    ("number", "ignored", "code"),
+    [
+        (signal.SIGINT, False, 130),
+        (signal.SIGTERM, False, 143),
+        (signal.SIGHUP, False, 129),
+        (signal.SIGHUP, True, 0),  # under nohup it goes on
+    ],
+)
+def test_a_signal_ends_the_processes_that_were_started(number, ignored, code):
+    """The command is one that starts a process and waits; cifarnb report starts its own in the same way."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTS_ANOTHER, str(int(number)), str(int(ignored))],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    child = psutil.Process(int(process.stdout.readline()))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    psutil.wait_procs([child], timeout=10)
+    assert not child.is_running()
+    assert err == ("" if ignored else "\ncifarnb: stopped; go on\n")
+
+
+STARTS_ANOTHER = """
+import signal, subprocess, sys, time
+from cifarnb.cli import _stop_at_once
+if int(sys.argv[2]):
+    signal.signal(int(sys.argv[1]), signal.SIG_IGN)
+_stop_at_once("go on")
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2 if %d else 120)" % int(sys.argv[2])])
+print(child.pid, flush=True)
+child.wait()
+"""
 
 
 def test_full_does_not_fall_back(tmp_path):

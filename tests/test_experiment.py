@@ -289,3 +289,13 @@ def test_a_dask_cluster_trains_the_runs(tiny_dataset, one_by_one, tmp_path, monk
     busy = cluster.run(lambda dask_worker: dask_worker.state.executed_count)
     assert len(busy) == 2
     assert all(busy.values())
+
+
+def test_losses_on_lines_are_those_near_the_weights_a_seed_a_line(tiny_dataset, tmp_path):
+    run = experiment.run(CONFIG.replace(epochs=1, train_size=64), tiny_dataset, tmp_path, progress=False)
+    axis = np.array([-1.0, 0.0, 1.0])
+    lines = experiment.losses_on_lines(run, tiny_dataset, [3, 5], axis, images=8)
+    for line, seed in zip(lines, (3, 5), strict=True):
+        np.testing.assert_array_equal(line, experiment.losses_near(run, tiny_dataset, [seed], [axis], images=8))
+    assert lines[0, 1] == lines[1, 1]  # the weights themselves
+    assert lines[0, 0] != lines[1, 0]

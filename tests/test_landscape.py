@@ -11,8 +11,10 @@ from cifarnb.landscape import (
     along_gradient,
     envelope,
     losses_around,
+    plane_around,
     principal_path,
     random_direction,
+    rise,
     smooth,
     step_direction,
     unmoved,
@@ -281,3 +283,16 @@ def test_the_principal_path_is_that_of_a_singular_value_decomposition():
 def test_a_straight_path_has_one_direction():
     path = principal_path([[torch.full((4,), float(t))] for t in range(5)])
     assert path.explained == pytest.approx((1, 0), abs=1e-9)
+
+
+def test_the_rise_is_that_from_the_middle_of_the_lines_to_their_ends():
+    assert rise(np.array([[4.0, 9, 1, 9, 6], [2.0, 9, 2, 9, 4]])) == pytest.approx((4 + 1) / 2)
+    assert rise(np.array([[1.0, 3, 2]])) == pytest.approx(-1.5)
+
+
+def test_the_plane_around_a_path_leaves_a_quarter_of_its_longer_extent_on_every_side():
+    path = np.array([[-3.0, 2.0], [1.0, 1.0], [0.0, 0.0]])
+    first, second = plane_around(path, 3)
+    np.testing.assert_allclose(first, [-4, -1, 2])
+    np.testing.assert_allclose(second, [-1, 1, 3])
+    assert [len(side) for side in plane_around(path, 7)] == [7, 7]

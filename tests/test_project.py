@@ -21,14 +21,15 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Every module may import those before it (and not all of them do).
 LAYERS = [
     "models.scaling",
-    "models.lenet models.resnet models.vgg synthetic hardware report report.significance report.page",
-    "models report.claims",
+    "environment models.lenet models.resnet models.vgg synthetic hardware report report.significance report.pictures",
+    "models report.style report.page",
     "config data",
     "metrics runs progress",
-    "landscape",
-    "training report.figures report.tables report.display",
-    "experiment report.sections report.front",
-    "report.summary report.execution bench",
+    "landscape report.claims",
+    "training report.figures report.tables",
+    "experiment report.sections report.front report.display",
+    "report.summary report.execution report.placing bench",
+    "report.plan",
     "report.build",
     "report.verify report.compare",
     "cli",
@@ -84,6 +85,19 @@ def test_importing_changes_nothing():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_text_is_utf8_whatever_the_locale():
+    """Every call that opens a file, or reads a process, as text says in which encoding."""
+    for path in sorted((ROOT / "cifarnb").rglob("*.py")):
+        for call in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if type(node) is ast.Call):
+            name = ast.unparse(call.func).split(".")[-1]
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            modes = (ast.unparse(argument) for argument in call.args)
+            archive = ast.unparse(call.func) == "tarfile.open"
+            binary = archive or any(re.fullmatch(r"'[rwax+]*b[rwax+]*'", mode) for mode in modes)
+            text = name in ("read_text", "write_text") or (name in ("open", "fdopen") and not binary)
+            assert not (text or "True" in given.get("text", "")) or "encoding" in given, f"{path}:{call.lineno}"
 
 
 def pins():

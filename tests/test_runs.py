@@ -1,15 +1,23 @@
+import errno
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from cifarnb import runs
+from cifarnb import experiment, runs
 from cifarnb.config import Config
+from cifarnb.runs import RunError
 
+ROOT = Path(__file__).parents[1]
 CONFIG = Config(model="simple_cnn", precision="float32", epochs=3)
 
 
@@ -169,11 +177,11 @@ def test_the_name_is_stable_and_tells_the_model():
 
 def test_a_field_that_is_added_leaves_the_runs_their_names():
     class Later(Config):
-        width: float = 1.0
+        depth: float = 1.0
 
     before = runs.run_name(CONFIG, "f")
     assert runs.run_name(Later(**CONFIG.model_dump()), "f") == before
-    assert runs.run_name(Later(**CONFIG.model_dump(), width=0.25), "f") != before
+    assert runs.run_name(Later(**CONFIG.model_dump(), depth=0.25), "f") != before
 
 
 def test_a_run_is_named_by_what_was_asked_wherever_it_is(monkeypatch):
@@ -204,3 +212,186 @@ def test_the_root_is_found_from_below(tmp_path, monkeypatch):
     (tmp_path / "params" / "full").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "params" / "full")
     assert runs.project_root() == tmp_path
+
+
+def test_runs_are_grouped_by_a_field_of_their_configs(make_run):
+    a, b, c = make_run("vgg_a", seed=1), make_run("resnet6", seed=0), make_run("vgg_a", seed=0)
+    assert list(runs.group([a, b, c], "model").items()) == [("vgg_a", [a, c]), ("resnet6", [b])]
+    assert list(runs.group([a, b, c], "seed").items()) == [(1, [a]), (0, [b, c])]
+    assert runs.group([], "lr") == {}
+
+
+# --- where a run comes from
+
+
+def repository(folder, *files):
+    """A repository with these files committed; returns its commit."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    git = ["git", "-C", str(folder), "-c", "user.name=A", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", *files], ["commit", "-qm", "x", "--allow-empty"]):
+        subprocess.run([*git, *command], check=True, env=env)
+    return subprocess.run([*git, "rev-parse", "HEAD"], check=True, env=env, capture_output=True).stdout.decode().strip()
+
+
+@pytest.fixture
+def unpacked(tmp_path, monkeypatch):
+    """A project as git_state sees it: a folder with the package in it, below another one."""
+    project = tmp_path / "other" / "project"
+    package = project / "cifarnb"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+    yield project
+    runs.git_state.cache_clear()
+
+
+def git_state():
+    runs.git_state.cache_clear()
+    return runs.git_state()
+
+
+def test_the_commit_is_that_of_the_projects_repository(unpacked):
+    assert git_state() == (None, None)
+    commit = repository(unpacked, "cifarnb")
+    assert git_state() == (commit, False)
+    (unpacked / "new").touch()
+    assert git_state() == (commit, True)
+
+
+def test_another_repository_is_not_taken_for_the_projects(unpacked, tmp_path, monkeypatch):
+    other = repository(tmp_path / "other", "project")  # it even has the package
+    assert git_state() == (None, None)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(unpacked))
+    assert git_state() == (None, None)
+    own = repository(unpacked, "cifarnb")
+    assert own != other
+    assert git_state() == (own, False)
+
+
+def test_a_repository_that_does_not_hold_the_package_says_nothing_of_it(unpacked):
+    repository(unpacked)
+    assert git_state() == (None, None)
+
+
+def test_a_file_name_that_is_not_utf8_costs_nothing(unpacked):
+    commit = repository(unpacked, "cifarnb")
+    Path(os.fsdecode(os.fsencode(unpacked) + b"/caf\xe9")).touch()
+    subprocess.run(["git", "-C", str(unpacked), "config", "core.quotePath", "false"], check=True)
+    assert git_state() == (commit, True)
+
+
+@pytest.mark.parametrize(
+    "fault", [OSError("no git"), subprocess.TimeoutExpired("git", 60), ValueError("embedded null")]
+)
+def test_what_describes_a_run_never_costs_it(monkeypatch, fault):
+    def fail(*_, **__):
+        raise fault
+
+    monkeypatch.setattr(runs.subprocess, "run", fail)
+    monkeypatch.setattr(
+        runs.importlib.metadata, "version", lambda name: runs.importlib.metadata.distribution("no such")
+    )
+    runs.git_state.cache_clear()
+    try:
+        origin = runs.describe_origin()
+    finally:
+        runs.git_state.cache_clear()
+    assert (origin["git_commit"], origin["git_dirty"], origin["versions"]["torchvision"]) == (None, None, None)
+
+
+# --- two users, one folder of runs
+
+
+@pytest.mark.parametrize(("mode", "lock_mode"), [(0o700, 0o600), (0o755, 0o644), (0o2775, 0o664), (0o1777, 0o666)])
+def test_whoever_may_write_runs_may_hold_and_continue_them(tmp_path, mode, lock_mode):
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    folder.chmod(mode)
+    with runs.locked(folder / "r"):
+        runs.claim(folder / "r")
+    for made in (folder / ".locks", runs.unfinished(folder / "r")):
+        assert made.stat().st_mode & 0o7777 == mode & 0o2777, made
+    assert (folder / ".locks" / "r").stat().st_mode & 0o777 == lock_mode
+
+
+def test_a_lock_that_may_not_be_held_is_told_in_one_line(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".locks" / "r"))
+
+    monkeypatch.setattr(runs.filelock.FileLock, "acquire", refuse)
+    with (
+        pytest.raises(RunError, match=r"^.*/\.locks: cannot be written to \(Permission denied\); if it is another"),
+        runs.locked(tmp_path / "r"),
+    ):
+        pass
+
+
+def test_an_unfinished_run_of_another_user_is_told_before_any_training(tmp_path, monkeypatch, tiny_dataset):
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "Permission denied", f"{dir}/tmp")
+
+    monkeypatch.setattr(runs.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(experiment, "fit", None)
+    with pytest.raises(RunError, match=r"\.part: cannot be written to \(Permission denied\)"):
+        experiment.run(CONFIG, tiny_dataset, tmp_path)
+
+
+TWO_USERS = """
+import os, sys
+from pathlib import Path
+from cifarnb import runs
+folder = Path(sys.argv[1])
+for user in (12001, 12002):
+    if not (child := os.fork()):
+        os.setgroups([])
+        os.setgid(12000)
+        os.setuid(user)
+        os.umask(0o022)
+        with runs.locked(folder / "r"):
+            runs.claim(folder / "r")
+            with runs.atomic_write(runs.unfinished(folder / "r") / "checkpoint.pt") as part:
+                part.write_text(str(user))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, user
+print((runs.unfinished(folder / "r") / "checkpoint.pt").read_text())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become two users")
+def test_two_users_share_a_folder_of_runs():
+    with tempfile.TemporaryDirectory() as shared:  # pytest's folders are for one user
+        Path(shared).chmod(0o755)
+        folder = Path(shared) / "runs"
+        folder.mkdir()
+        os.chown(folder, 0, 12000)
+        folder.chmod(0o2775)
+        done = subprocess.run(
+            [sys.executable, "-c", TWO_USERS, str(folder)], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+    assert (done.returncode, done.stdout) == (0, "12002\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("losses", "step"),
+    [
+        ([2.0] * 30, 0),
+        ([2.303] * 30, None),
+        ([2.303] * 20 + [1.0] * 20, 20),  # the mean of the steps 11 to 20 is 2.17
+        ([2.303] * 20 + [2.2] * 20, 21),  # that of the same is 2.293, and of 12 to 21 2.282
+        ([1.0] * 20 + [2.303] * 20, None),  # it has fallen back
+        ([1.0] * 10 + [2.303] * 20 + [2.0] * 10, 30),
+        ([2.0] * 20 + [float("nan")], None),
+        ([2.0, 2.1], 0),
+        ([2.5, 2.4], None),
+    ],
+)
+def test_a_run_learns_from_the_step_on_at_which_its_loss_stays_below_its_start(losses, step, make_run):
+    assert make_run(losses=losses).learns_from == step
+
+
+def test_runs_learn_together_from_the_latest_of_their_steps_on(make_run):
+    late = [2.303] * 20 + [1.0] * 20
+    made = [make_run("vgg_a", losses=late), make_run("vgg_a_bn"), make_run("vgg_a", seed=1), make_run("vgg_a", seed=2)]
+    made.append(make_run("vgg_a_bn", seed=1, losses=[2.303]))
+    assert runs.learn_together(made) == {0: made[0].learns_from, 1: None, 2: 0}

@@ -150,7 +150,7 @@ def _read(folder: Path) -> tuple[str, dict[str, list[Run]]]:
         run = _load(folder)
         return "run", {run.config.model: [run]}
     try:
-        networks = json.loads(file.read_text())["networks"]
+        networks = json.loads(file.read_text(encoding="utf-8"))["networks"]
         paths = {n["name"]: [folder / "runs" / name for name in n["runs"]] for n in networks if n["runs"]}
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None

@@ -1,6 +1,9 @@
 """The execution of the report's sections by papermill."""
 
+import functools
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +13,14 @@ import joblib
 import nbformat
 import papermill
 import traitlets.config
+from ipykernel.kernelspec import get_kernel_dict
 from joblib.externals.loky.process_executor import TerminatedWorkerError
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from cifarnb import environment
 from cifarnb.config import ConfigError
 from cifarnb.data import DataError
 from cifarnb.report.page import Section
@@ -22,7 +29,21 @@ from cifarnb.runs import NotRunError, RunError
 
 # Errors whose message is for the reader as it is.
 _TOLD = {error.__name__ for error in (ConfigError, DataError, NotRunError, RunError)}
-_KERNELS = traitlets.config.Config(KernelManager={"transport_encryption": "auto"})  # where the kernel knows how
+_PACKAGE = str(Path(environment.__file__).parents[1])
+
+
+class _Kernel(AsyncKernelManager):
+    """A kernel that is this Python with this package, whatever kernels, profile and start-up files the user has."""
+
+    @functools.cached_property
+    def kernel_spec(self) -> KernelSpec:
+        search = [_PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {
+            "IPYTHONDIR": str(Path(self.connection_file).parent),
+            "PYTHONSTARTUP": "",  # IPython runs that, too
+            "PYTHONPATH": os.pathsep.join(search),
+        }
+        return KernelSpec(env=env | environment.waiting_variables(), **get_kernel_dict())
 
 
 def execute(
@@ -49,7 +70,9 @@ def execute(
         waiting = set(group)
         try:
             for section in work(
-                joblib.delayed(_execute_one)(name, notebook(name), out / f"{name}.ipynb", tasks[name], timeout)
+                joblib.delayed(_execute_one)(
+                    name, notebook(name), out / f"{name}.ipynb", tasks[name], timeout, os.getpid()
+                )
                 for name in sorted(group)
             ):
                 waiting.remove(section.name)
@@ -58,15 +81,15 @@ def execute(
             yield from (Section(name, None, "failed", "its process was killed") for name in sorted(waiting))
 
 
-def _execute_one(name: str, source: Path, target: Path, parameters: dict[str, Any], timeout: int | None) -> Section:
+def _execute_one(
+    name: str, source: Path, target: Path, parameters: dict[str, Any], timeout: int | None, parent: int = 0
+) -> Section:
+    environment.end_with(parent)
     started = time.perf_counter()
     target.unlink(missing_ok=True)  # an older one must not pass for this one
     status, error = "ok", None
     try:
-        papermill.execute_notebook(
-            source, target, parameters, kernel_name="python3", progress_bar=False, execution_timeout=timeout,
-            stderr_file=sys.stderr, config=_KERNELS, shutdown_kernel="immediate",  # a polite one takes 3 s
-        )  # fmt: skip
+        _run(source, target, parameters, timeout)
     except PapermillExecutionError as failure:
         status = "not run" if failure.ename == NotRunError.__name__ else "failed"
         error = failure.evalue if failure.ename in _TOLD else f"{failure.ename}: {failure.evalue}"
@@ -81,6 +104,16 @@ def _execute_one(name: str, source: Path, target: Path, parameters: dict[str, An
         # A kernel that dies leaves a notebook in which papermill calls every cell completed.
         status, error = "failed", f"the kernel died at or before the cell that begins: {cell}"
     return Section(name, executed, status, error and " ".join(error.split()), time.perf_counter() - started)
+
+
+def _run(source: Path, target: Path, parameters: dict[str, Any], timeout: int | None) -> None:
+    with tempfile.TemporaryDirectory(prefix="cifarnb-") as empty:
+        kernel = {"connection_file": f"{empty}/kernel.json", "transport_encryption": "auto"}  # where it knows how
+        papermill.execute_notebook(
+            source, target, parameters, kernel_name="python3", progress_bar=False, execution_timeout=timeout,
+            kernel_manager_class=_Kernel, config=traitlets.config.Config(KernelManager=kernel),
+            stderr_file=sys.stderr, shutdown_kernel="immediate",  # a polite one takes 3 s
+        )  # fmt: skip
 
 
 def first_unexecuted(executed: Path) -> str | None:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -18,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from torch import Tensor
 
 from cifarnb.models import LABELS
+from cifarnb.report.style import styled
 from cifarnb.runs import Run
 
 _PALETTE = sns.color_palette("colorblind")
@@ -25,30 +25,17 @@ COLORS = dict(zip(LABELS, [_PALETTE[i] for i in (1, 0, 2, 3, 4, 9, 7)], strict=F
 WIDTH = 7.6  # inches; at 100 pixels an inch the report's column
 _TOP_LOSS = 100.0  # chance is 2.3: beyond, a surface tells nothing, and one peak would take all the levels
 
-STYLE = {
-    **sns.axes_style("whitegrid"),
-    **sns.plotting_context("notebook", font_scale=0.9),
-    "figure.constrained_layout.use": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "0.6",
-    "grid.color": "0.92",
-    "lines.linewidth": 1.8,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-}
-
 _STAR: dict[str, Any] = {"marker": "*", "ms": 14, "color": "white", "mec": "black", "mew": 0.8, "zorder": 5}
 _OUTLINE = withStroke(linewidth=2.4, foreground="black")  # white alone is lost on the bright end of the colours
 
 
 def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     @functools.wraps(draw)
-    def styled(*args: Any, **kwargs: Any) -> Figure:
-        with mpl.rc_context(STYLE):
+    def draw_styled(*args: Any, **kwargs: Any) -> Figure:
+        with styled():
             return draw(*args, **kwargs)
 
-    return styled
+    return draw_styled
 
 
 @_styled
@@ -236,12 +223,32 @@ def loss_landscape(envelopes: Mapping[str, tuple[np.ndarray, np.ndarray]], every
     """
     figure = Figure(figsize=(WIDTH, 4.2))
     ax = figure.subplots()
-    tops = [
-        _draw_losses(ax, 1 + every * np.arange(len(low)), low, high, name) for name, (low, high) in envelopes.items()
-    ]
-    ax.set(xlabel="step", ylabel="training loss of the batch", ylim=(0, 1.1 * max(tops)), xlim=(1, None))
+    top = _draw_envelopes(ax, envelopes, every)
+    ax.set(xlabel="step", ylabel="training loss of the batch", ylim=(0, 1.1 * top), xlim=(1, None))
     ax.legend()
     return figure
+
+
+@_styled
+def loss_landscapes(by_seed: Mapping[int, Mapping[str, tuple[np.ndarray, np.ndarray]]], every: int = 1) -> Figure:
+    """``loss_landscape`` for every seed, a panel each, on the same axis of losses."""
+    figure = Figure(figsize=(WIDTH, 3.4))
+    panels = figure.subplots(1, len(by_seed), sharey=True, squeeze=False)[0]
+    tops = []
+    for ax, (seed, envelopes) in zip(panels, by_seed.items(), strict=True):
+        tops.append(_draw_envelopes(ax, envelopes, every))
+        ax.set(title=f"seed {seed}", xlabel="step", xlim=(1, None))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    panels[0].set(ylabel="training loss of the batch", ylim=(0, 1.1 * max(tops)))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def _draw_envelopes(ax: Axes, envelopes: Mapping[str, tuple[np.ndarray, np.ndarray]], every: int) -> float:
+    """The bands of ``loss_landscape``; returns the highest of their 99.5th percentiles."""
+    return max(
+        _draw_losses(ax, 1 + every * np.arange(len(low)), low, high, name) for name, (low, high) in envelopes.items()
+    )
 
 
 def _draw_losses(ax: Axes, steps: np.ndarray, low: np.ndarray, high: np.ndarray, name: str) -> float:
@@ -263,8 +270,9 @@ def _draw_band(ax: Axes, steps: np.ndarray, low: np.ndarray, high: np.ndarray, n
 def probes(runs: Mapping[str, Sequence[Run]]) -> Figure:
     """Loss and gradient on the walks along the gradient, over the steps; network → its runs, which differ in the seed.
 
-    The bands are the first run's; the smoothness is the median over the runs, with several each of them faintly.  What
-    is not finite is left out, and the axis of the loss ends as in ``loss_landscape``.
+    The bands are the first run's; the smoothness is the median over the runs, with several each of them faintly.  Grey
+    are the steps before both of the first runs learn.  What is not finite is left out, and the axis of the loss ends as
+    in ``loss_landscape``.
     """
     figure = Figure(figsize=(WIDTH, 7.5))
     losses, changes, smoothness = figure.subplots(3, 1, sharex=True)
@@ -281,6 +289,11 @@ def probes(runs: Mapping[str, Sequence[Run]]) -> Figure:
         smoothness.plot(betas.index, betas.median(axis=1), color=COLORS[name])
         if len(same) > 1:
             smoothness.plot(betas.index, betas, color=COLORS[name], lw=0.6, alpha=0.5)
+    since = [same[0].learns_from for same in runs.values()]
+    until = steps.max() if None in since else max(step for step in since if step is not None)
+    if until > 0:
+        for ax in (losses, changes, smoothness):
+            ax.axvspan(0, until, color="0.5", alpha=0.2, lw=0, zorder=0, label="before both learn")
     losses.set(ylabel="loss on the walk", ylim=(None, 1.1 * max(tops)))
     changes.set(ylabel="change of the gradient")
     smoothness.set(ylabel="effective β", xlabel="step")

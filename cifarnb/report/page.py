@@ -11,7 +11,6 @@ import html
 import itertools
 import os
 import re
-import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +25,13 @@ from nbconvert.filters import strip_ansi
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath, MathBlockParser, MathInlineParser
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
+from traitlets.config import Config
+
+from cifarnb.report.pictures import EXTENSIONS, Picture, embed, from_data, keep_named, left_out
 
 TEMPLATES = Path(__file__).parent / "templates"
-SHOWN_TYPES = ("image/png", "text/html", "text/markdown", "text/plain")
+SHOWN_TYPES = (*EXTENSIONS, "text/html", "text/markdown", "text/plain")
+BARE = re.compile(r"<IPython\.core\.display\.\w+ object>")  # the text of an output that has none
 STATUS_TITLES = {"failed": "This section failed", "timeout": "This section ran out of time"}
 FENCED = r"^ {0,3}(?P<fence>```+|~~~+).*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)"
 CODE_SPAN = r"(?P<ticks>`+)(?:(?!\n\s*\n).)+?(?P=ticks)"
@@ -59,7 +62,7 @@ def render(
     provenance: str,
     files: Mapping[str, str] | None = None,
 ) -> tuple[Path, Path]:
-    """Write ``out/report.html``, ``out/report.md`` and ``out/figures/*.png``; return the first two paths.
+    """Write ``out/report.html``, ``out/report.md`` and ``out/figures/``; return the first two paths.
 
     ``banner`` holds notices (inline Markdown) that the reader must know, ``front`` the Markdown of the front page and
     ``provenance`` that of the closing section, which gets the heading "Provenance" if it brings none.  A file that the
@@ -67,11 +70,14 @@ def render(
     """
     if not LEADING_HEADINGS.match(provenance):
         provenance = f"# Provenance\n\n{provenance}"
+    pictures: dict[str, Picture] = {}
     cells = [_markdown_cell("front", front)]
     for section in sections:
-        cells += _section_cells(section)
+        cells += _section_cells(section, pictures)
     cells.append(_markdown_cell("provenance", provenance))
-    links = _number(cells) | {f"`{there}`": f"[{Path(here).name}]({here})" for there, here in (files or {}).items()}
+    links = _number(cells, pictures) | {
+        f"`{there}`": f"[{Path(here).name}]({here})" for there, here in (files or {}).items()
+    }
     banner = [_resolve(notice, links) for notice in banner]
     _resolve_cells(cells, links)
 
@@ -79,11 +85,11 @@ def render(
     book.cells = cells
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"  # two notebooks may use the same id, of which nbconvert would warn
-    html_page = _to_html(book, title, banner)
-    markdown_page, images = _to_markdown(book, title, banner)
+    html_page = _to_html(book, title, banner, pictures)
+    markdown_page = _to_markdown(book, title, banner)
 
-    for name, data in images.items():
-        _write(out / name, data)
+    for name, picture in pictures.items():
+        _write(out / name, picture.content)
     _write(out / "report.html", html_page.encode())
     _write(out / "report.md", markdown_page.encode())
     return out / "report.html", out / "report.md"
@@ -96,7 +102,7 @@ def _markdown_cell(section: str, source: str, notice: dict[str, str] | None = No
     return new_markdown_cell(source, metadata={"report": {"section": section, "notice": notice}})
 
 
-def _section_cells(section: Section) -> list[NotebookNode]:
+def _section_cells(section: Section, pictures: dict[str, Picture]) -> list[NotebookNode]:
     """Return the cells of a section that the report shows, with a notice under the first heading if it is not ok."""
     notebook, problem = None, section.error
     if section.notebook is not None:
@@ -110,9 +116,16 @@ def _section_cells(section: Section) -> list[NotebookNode]:
         cells = [cell for cell in notebook.cells if _is_shown(cell)]
     if section.status == "not run":
         cells = _until_error(cells)
+    folder = _source_folder(notebook)
     for cell in cells:
         cell.metadata["report"] = {"section": section.name}
-        if cell.cell_type == "code":
+        if cell.cell_type == "markdown":
+
+            def keep(picture: Picture, name: str) -> str:
+                return _keep(picture, f"{section.name}-{name}", pictures)
+
+            cell.source = keep_named(cell.source, cell.pop("attachments", {}), folder, keep)
+        else:
             cell.outputs = [shown for output in cell.outputs if (shown := _shown_output(output))]
 
     if section.status == "ok" and notebook is not None:
@@ -125,6 +138,20 @@ def _section_cells(section: Section) -> list[NotebookNode]:
         return [*cells, _markdown_cell(section.name, "", rest)]
     notice = {"title": f"{title or 'This section did not run'}{after}", "text": text}
     return _under_first_heading(cells, _markdown_cell(section.name, "", notice))
+
+
+def _source_folder(notebook: NotebookNode | None) -> Path | None:
+    """Where the notebook lay that was executed, and the files that it names; papermill notes it."""
+    source = (notebook or NotebookNode()).get("metadata", {}).get("papermill", {}).get("input_path")
+    return Path(source).parent if source else None
+
+
+def _keep(picture: Picture, name: str, pictures: dict[str, Picture]) -> str:
+    """Add a picture; returns its path in the folder of the report."""
+    stem = _unique(f"figures/{_slug(name)}", {path.rpartition(".")[0] for path in pictures})
+    path = f"{stem}.{EXTENSIONS[picture.mime]}"
+    pictures[path] = picture
+    return path
 
 
 def _until_error(cells: list[NotebookNode]) -> list[NotebookNode]:
@@ -162,11 +189,22 @@ def _shown_output(output: NotebookNode) -> NotebookNode | None:
     if kind == "caption" or "application/vnd.jupyter.widget-view+json" in output.data:
         return None
     output.output_type = "display_data"  # the report makes no difference between a cell's value and what it displays
+    if latex := output.data.get("text/latex"):
+        output.data.setdefault("text/markdown", latex)  # in which formulas are written as in LaTeX
     output.data = NotebookNode({mime: output.data[mime] for mime in SHOWN_TYPES if mime in output.data})
     table = output.data.pop("text/html", "")
     if "<table" in table:  # other HTML (a script, a progress bar) gives way to the plain text beside it
-        output.data["text/html"] = _bare_table(table)
+        output.data["text/html"] = embed(_bare_table(table), {})
+    plain = output.data.get("text/plain", "")
+    if BARE.fullmatch(plain):
+        output.data["text/plain"] = _text(table) or plain
     return output if output.data else None
+
+
+def _text(page: str) -> str:
+    """What HTML says, without its tags."""
+    page = re.sub(r"(?s)<(style|script)\b.*?</\1>", "", embed(page, {}))
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
 
 
 def _bare_table(table: str) -> str:
@@ -180,8 +218,8 @@ def _bare_table(table: str) -> str:
 # --------------------------------------------------------------------------- numbers and references
 
 
-def _number(cells: Iterable[NotebookNode]) -> dict[str, str]:
-    """Give figures and tables their numbers; return the Markdown link for each reference such as "fig:loss"."""
+def _number(cells: Iterable[NotebookNode], pictures: dict[str, Picture]) -> dict[str, str]:
+    """Give figures and tables their numbers, gather the figures; return the Markdown link for each "#fig-name"."""
     links: dict[str, str] = {}
     count: Counter[str] = Counter()
     used: set[str] = set()
@@ -190,9 +228,8 @@ def _number(cells: Iterable[NotebookNode]) -> dict[str, str]:
             if output.output_type != "display_data":
                 continue
             info = output.metadata.get("cifarnb", {})
-            if "image/png" in output.data:
+            if picture := from_data(output.data):
                 kind, label = "fig", "Figure"
-                output.metadata["image/png"] = _image(output)
             elif info.get("kind") == "table" and "text/html" in output.data:
                 kind, label = "table", "Table"
             else:
@@ -201,21 +238,21 @@ def _number(cells: Iterable[NotebookNode]) -> dict[str, str]:
             name = _slug(info.get("name") or str(count[kind]))
             target, title = _unique(f"{kind}-{name}", used), f"{label} {count[kind]}"
             output.metadata["report"] = {"id": target, "label": title, "caption": info.get("caption", "")}
-            output.metadata["filename"] = f"{count[kind]:02d}-{name}.png"  # nbconvert extracts images under this name
+            if picture:
+                path = _keep(picture, f"{count[kind]:02d}-{name}", pictures)
+                output.metadata["report"] |= _looks(output, picture) | {"path": path}
             links[f"#{target}"] = f"[{title}](#{target})"
     return links
 
 
-def _image(output: NotebookNode) -> dict[str, Any]:
-    """Return the alternative text and the size in CSS pixels, read from the PNG's header where nothing states it."""
-    stated = output.metadata.get("image/png", {})
-    width, height = struct.unpack(">II", base64.b64decode(output.data["image/png"])[16:24])
-    alt = stated.get("alt") or output.data.get("text/plain") or "Figure without a description"
-    return {
-        "width": round(stated.get("width", width)),
-        "height": round(stated.get("height", height)),
-        "alt": " ".join(alt.split()),
-    }
+def _looks(output: NotebookNode, picture: Picture) -> dict[str, Any]:
+    """Return the alternative text, and the size in CSS pixels as far as it is stated or known."""
+    stated = output.metadata.get(picture.mime, {})
+    width, height = (stated.get(name) for name in ("width", "height"))
+    if picture.size and not (width and height):
+        width, height = picture.size
+    alt = stated.get("alt") or BARE.sub("", output.data.get("text/plain", "")) or "Figure without a description"
+    return {"width": width and round(width), "height": height and round(height), "alt": " ".join(alt.split())}
 
 
 def _resolve_cells(cells: Iterable[NotebookNode], links: dict[str, str]) -> None:
@@ -279,9 +316,10 @@ def _unique(name: str, used: set[str]) -> str:
 class _Page(IPythonRenderer):
     """Markdown → HTML, collecting the contents list on the way."""
 
-    def __init__(self) -> None:
+    def __init__(self, pictures: Mapping[str, Picture]) -> None:
         super().__init__(escape=False, allow_harmful_protocols=False, exclude_anchor_links=True)
         self.contents: list[dict[str, Any]] = []
+        self._pictures = pictures
         self._section = ""
         self._used = {"top", "content", "end"}
         inline = MathInlineParser(hard_wrap=False)
@@ -314,8 +352,17 @@ class _Page(IPythonRenderer):
         return _bare_table(f'<div class="table-scroll">\n<table>\n{text}</table>\n</div>\n')
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
-        # An image from elsewhere would be a request or a hole: one file has to do.
-        return super().image(text, url, title) if url.startswith("data:") else self.link(text, url, title)
+        if picture := self._pictures.get(url):
+            size = 'width="{}" height="{}" '.format(*picture.size) if picture.size else ""
+            alt = html.escape(text)
+            return f'<img src="{picture.address}" alt="{alt}" {size}style="max-width:100%;height:auto">'
+        return super().image(text, url, title) if url.startswith("data:") else left_out(url)
+
+    def inline_html(self, html: str) -> str:
+        return embed(super().inline_html(html), self._pictures)
+
+    def block_html(self, html: str) -> str:
+        return embed(super().block_html(html), self._pictures)
 
     def inline_math(self, body: str) -> str:
         return _mathml(body, "inline")
@@ -339,13 +386,17 @@ def _mathml(tex: str, display: str) -> str:
     return mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
 
 
-def _to_html(book: NotebookNode, title: str, banner: Sequence[str]) -> str:
-    page = _Page()
+def _to_html(book: NotebookNode, title: str, banner: Sequence[str], pictures: Mapping[str, Picture]) -> str:
+    page = _Page(pictures)
     script = (TEMPLATES / "report" / "script.js").read_text(encoding="utf-8")
     exporter = HTMLExporter(
         template_name="report",
         extra_template_basedirs=[str(TEMPLATES)],
-        filters={"markdown2html": page.to_html, "inline2html": page.to_inline_html},
+        filters={
+            "markdown2html": page.to_html,
+            "inline2html": page.to_inline_html,
+            "address": lambda path: pictures[path].address,
+        },
     )
     # Not among the resources, of which the template gets a copy: the list is filled while the cells are rendered.
     exporter.environment.globals["contents"] = page.contents
@@ -363,16 +414,15 @@ def _to_html(book: NotebookNode, title: str, banner: Sequence[str]) -> str:
 # --------------------------------------------------------------------------- Markdown
 
 
-def _to_markdown(book: NotebookNode, title: str, banner: Sequence[str]) -> tuple[str, dict[str, bytes]]:
-    """Return the page and its figures by their paths in the folder of the report."""
+def _to_markdown(book: NotebookNode, title: str, banner: Sequence[str]) -> str:
     exporter = MarkdownExporter(
         template_name="report",
         extra_template_basedirs=[str(TEMPLATES)],
         filters={"demote": _demote, "fence": _fence},
+        config=Config(ExtractOutputPreprocessor={"enabled": False}),  # the pictures have their places already
     )
-    resources = {"report": {"title": title, "banner": banner}, "output_files_dir": "figures"}
-    page, extracted = exporter.from_notebook_node(book, resources=resources)
-    return page.rstrip() + "\n", dict(extracted["outputs"])
+    page, _ = exporter.from_notebook_node(book, resources={"report": {"title": title, "banner": banner}})
+    return page.rstrip() + "\n"
 
 
 def _demote(source: str) -> str:

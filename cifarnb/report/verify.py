@@ -27,7 +27,7 @@ from cifarnb.models import build_model, count_parameters
 from cifarnb.report import execution, sections
 from cifarnb.report.build import finished_runs, headline_runs, make_summary, render_report, weights_name
 from cifarnb.report.page import Section
-from cifarnb.report.placing import runs_of
+from cifarnb.report.placing import finish, runs_of
 from cifarnb.runs import Run, RunError, data_identity, load, run_name
 from cifarnb.training import fit, split
 
@@ -62,6 +62,7 @@ def verify(
     number by number.  ``retrain_epochs`` repeats so many epochs of every run and compares the losses.  Raises
     ConfigError if there is no report, DataError if the data cannot be read.
     """
+    finish(folder)
     summary = _read_summary(folder)
     profile, stated = summary["profile"], summary["data"]
     if data_spec is None and not stated["cifar10"] and stated["source"].startswith("synthetic"):
@@ -100,7 +101,7 @@ def verify(
 def _read_summary(folder: Path) -> dict[str, Any]:
     file = folder / "summary.json"
     try:
-        summary = json.loads(file.read_text())
+        summary = json.loads(file.read_text(encoding="utf-8"))
         facts = summary["data"]
         assert {"cifar10", "source", "fingerprint"} <= {*facts} and {"sections", "networks", "origin"} <= {*summary}
     except OSError as error:
@@ -290,7 +291,9 @@ def first_difference(stated: Any, expected: Any, where: str = "") -> str:
 def check_figures(folder: Path, out: Path) -> Check:
     """Every figure is there, in both pages, and shows what the records give."""
     page = folder / "report.html"
-    found = re.findall(r'src="data:image/png;base64,([^"]*)"', page.read_text()) if page.exists() else []
+    found = (
+        re.findall(r'src="data:image/png;base64,([^"]*)"', page.read_text(encoding="utf-8")) if page.exists() else []
+    )
     embedded = {base64.b64decode(image) for image in found}
     drawn = sorted((out / "figures").glob("*.png"))
     for path in drawn:

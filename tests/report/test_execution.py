@@ -1,6 +1,10 @@
+import json
+import sys
+
 import nbformat
 import pytest
 
+import cifarnb
 from cifarnb.config import ConfigError
 from cifarnb.report import execution, sections
 
@@ -29,6 +33,39 @@ def test_good_failing_dying_and_slow_sections(project):
     assert "8 s" in done["05_sleeps"].error
     executed = nbformat.read(done["01_good"].notebook, as_version=4)
     assert executed.cells[-1].outputs[0].text == "3\n"
+
+
+def test_a_kernel_is_this_python_with_nothing_of_the_users(project, monkeypatch):
+    folder = project(
+        "import os, sys, torch, cifarnb",
+        "print(sys.executable, cifarnb.__file__, torch.get_default_dtype(), 'from_config' in globals(), sep='\\n')",
+    )
+    startup = "import torch; torch.set_default_dtype(torch.float64)"
+    files = {
+        "ipython/profile_default/startup/00.py": startup,
+        "ipython/profile_default/ipython_config.py": "c.InteractiveShellApp.exec_lines = ['from_config = 1']",
+        "startup.py": startup,
+        "jupyter/kernels/python3/kernel.json": json.dumps(
+            {"argv": ["false", "{connection_file}"], "display_name": "another", "language": "python"}
+        ),
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    for name, file in {"IPYTHONDIR": "ipython", "PYTHONSTARTUP": "startup.py", "JUPYTER_PATH": "jupyter"}.items():
+        monkeypatch.setenv(name, str(folder / file))
+    (section,) = execute(folder).values()
+    assert section.status == "ok", section.error
+    printed = nbformat.read(section.notebook, as_version=4).cells[-1].outputs[0].text
+    assert printed.split() == [sys.executable, cifarnb.__file__, "torch.float32", "False"]
+
+
+def test_a_kernel_is_told_how_its_threads_wait(monkeypatch):
+    monkeypatch.setattr(execution.environment, "waiting_variables", lambda: {"OMP_WAIT_POLICY": "PASSIVE"})
+    kernel = execution._Kernel(kernel_name="python3", connection_file="/empty/kernel.json")
+    assert kernel.kernel_spec.argv[0] == sys.executable
+    assert kernel.kernel_spec.env["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert kernel.kernel_spec.env["IPYTHONDIR"] == "/empty"
 
 
 def test_a_wrong_parameter_stops_before_any_kernel_starts(project):

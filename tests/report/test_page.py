@@ -219,6 +219,101 @@ def test_a_data_frame_shown_as_it_is_loses_its_style(report: Report) -> None:
     assert "```text\nframe\n```" in report.markdown
 
 
+# --- pictures that are no figures of ours
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="8" height="4"><script>alert(1)</script></svg>'
+JPEG = base64.b64encode(b"\xff\xd8 a photograph").decode()
+
+
+def data_address(mime: str, content: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+
+
+def pasted(source: str, **pictures: str) -> nbformat.NotebookNode:
+    cell = new_markdown_cell(source)
+    cell["attachments"] = {name.replace("_", "."): {"image/png": data} for name, data in pictures.items()}
+    return cell
+
+
+def test_pasted_pictures_are_part_of_both_pages(report: Report) -> None:
+    page = report.render(
+        report.section(
+            "01_one",
+            pasted("Text ![image.png](attachment:image.png) text.", image_png=png(6, 2)),
+            pasted('<img src="attachment:image.png" width="50">', image_png=png(5, 2)),
+            pasted("![a b](attachment:a%20b.png 'title')", **{"a b_png": png(4, 2)}),
+        ),
+        report.section("02_two", pasted("![image.png](attachment:image.png)", image_png=png(3, 2))),
+    )
+    wanted = [base64.b64decode(png(width, 2)) for width in (6, 5, 4, 3)]
+    assert [image["attrs"]["src"] for image in page.find("img")] == [data_address("image/png", it) for it in wanted]
+    assert [image["attrs"].get("width") for image in page.find("img")] == ["6", "50", "4", "3"]
+    paths = re.findall(r"figures/[\w-]+\.png", report.markdown)
+    assert paths == [f"figures/{name}.png" for name in ("01_one-image", "01_one-image-2", "01_one-a-b", "02_two-image")]
+    assert [(report.out / path).read_bytes() for path in paths] == wanted
+    assert "attachment:" not in report.html + report.markdown
+
+
+def test_a_picture_beside_the_notebook_is_part_of_both_pages(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "source" / "pictures").mkdir(parents=True)
+    (tmp_path / "source" / "pictures" / "net.svg").write_text(SVG, encoding="utf-8")
+    section = report.section("01_one", new_markdown_cell("![a net](pictures/net.svg) ![none](pictures/none.png)"))
+    notebook = nbformat.read(section.notebook, as_version=4)
+    notebook.metadata["papermill"] = {"input_path": str(tmp_path / "source" / "01_one.ipynb")}
+    nbformat.write(notebook, section.notebook)
+    page = report.render(section)
+    (image,) = page.find("img")
+    assert (image["attrs"]["src"], image["attrs"]["alt"]) == (data_address("image/svg+xml", SVG.encode()), "a net")
+    assert (report.out / "figures" / "01_one-net.svg").read_text(encoding="utf-8") == SVG
+    assert "![a net](figures/01_one-net.svg) ![none](pictures/none.png)" in report.markdown
+    assert page.find(css_class="left-out")[0]["text"].endswith("anywhere: pictures/none.png")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "![it](https://example.org/a.png?b=1&c=2)",
+        '<img alt="a > b" src="https://example.org/a.png?b=1&amp;c=2" width=3>',
+        'before <IMG\nSRC = "https://example.org/a.png?b=1&c=2"> after',
+        "<div>\n<img src='https://example.org/a.png?b=1&c=2'/>\n</div>",
+    ],
+)
+def test_in_place_of_a_picture_from_elsewhere_stands_that_it_was_left_out(report: Report, source: str) -> None:
+    page = report.cells(new_markdown_cell(source))
+    assert page.find("img") == []
+    assert [element["text"] for element in page.find(css_class="left-out")] == [
+        "A picture is left out here, because this page loads nothing from anywhere: https://example.org/a.png?b=1&c=2"
+    ]
+
+
+def test_every_kind_of_picture_and_formula_that_a_cell_shows_is_shown(report: Report) -> None:
+    def shown(mime: str, data: str, kind: str = "SVG") -> nbformat.NotebookNode:
+        return new_output("display_data", {mime: data, "text/plain": f"<IPython.core.display.{kind} object>"})
+
+    url = shown("text/html", '<img src="https://example.org/a.png"/>', "Image")
+    words = shown("text/html", "<b>bold</b> &amp; <script>no()</script>plain", "HTML")
+    page = report.cells(
+        code(shown("image/svg+xml", SVG), shown("image/jpeg", JPEG, "Image"), shown("image/gif", JPEG, "Image")),
+        code(shown("text/latex", "$\\displaystyle x^2$", "Math"), url, words),
+    )
+    svg, jpeg, gif = page.find("img")
+    assert svg["attrs"]["src"] == data_address("image/svg+xml", SVG.encode())
+    assert jpeg["attrs"]["src"] == f"data:image/jpeg;base64,{JPEG}"
+    assert gif["attrs"]["src"] == f"data:image/gif;base64,{JPEG}"
+    assert svg["attrs"]["alt"] == "Figure without a description"
+    assert [figure["text"].strip()[:9] for figure in page.find("figure")] == ["Figure 1.", "Figure 2.", "Figure 3."]
+    for path, content in {"01-1.svg": SVG.encode(), "02-2.jpg": base64.b64decode(JPEG)}.items():
+        assert (report.out / "figures" / path).read_bytes() == content
+        assert f"](figures/{path})" in report.markdown
+    assert len(page.find("msup")) == 1
+    assert "$\\displaystyle x^2$" in report.markdown
+    assert [element["text"] for element in page.find("pre", "output")] == [
+        "A picture is left out here, because this page loads nothing from anywhere: https://example.org/a.png",
+        "bold & plain",
+    ]
+    assert "IPython.core.display" not in report.html + report.markdown
+
+
 # --- references, links, mathematics
 
 

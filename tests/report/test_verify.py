@@ -106,7 +106,7 @@ def test_tampering_is_found_on_the_whole_way(report, smoke, monkeypatch):
 @pytest.fixture
 def on_a_copy(smoke, remake, dataset, tmp_path, monkeypatch):
     """The smoke report as if its data were a copy of CIFAR-10, and the original, in which two test images differ."""
-    copy = data.KnownCopy(dataset.source, train_images=(1,), test_images=(3, 7))
+    copy = data.KnownCopy(dataset.source, train_indices=(1,), test_indices=(3, 7))
     monkeypatch.setitem(data.KNOWN_COPIES, dataset.fingerprint, copy)
     made = tmp_path / "made"
     for path in (smoke.parent / "runs").glob("*-*"):

@@ -1,0 +1,27 @@
+"""How every figure looks, wherever it is drawn or saved."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib.style
+import seaborn as sns
+
+STYLE = {
+    **sns.axes_style("whitegrid"),
+    **sns.plotting_context("notebook", font_scale=0.9),
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "0.6",
+    "grid.color": "0.92",
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """In this block Matplotlib has its defaults and our style, whatever the user's matplotlibrc says."""
+    with matplotlib.style.context(STYLE, after_reset=True):
+        yield
