@@ -135,9 +135,9 @@ def plan(
     """
     from tabulate import tabulate
 
+    from cifarnb.progress import format_seconds
     from cifarnb.report import plan
     from cifarnb.report.build import load_data
-    from cifarnb.training import format_seconds
 
     _prefer(data)
     with _one_line_errors():

@@ -21,8 +21,9 @@ from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
 from cifarnb.landscape import losses_around, random_direction
 from cifarnb.models import build_model, label
+from cifarnb.progress import is_watched
 from cifarnb.runs import NotRunError, Run, RunError
-from cifarnb.training import Trained, fit, is_watched, split
+from cifarnb.training import Trained, fit, split
 
 
 def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, progress: bool = True) -> Run:

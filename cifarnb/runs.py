@@ -79,7 +79,7 @@ class Run:
 
     path: Path
     config: Config
-    history: pd.DataFrame  # a row an epoch; the columns are those of cifarnb.training.fit
+    history: pd.DataFrame  # a row an epoch; the columns are those of cifarnb.training.Trained
     losses: np.ndarray  # (steps,) float32: the training loss of every step
     provenance: dict[str, Any]
     probes: pd.DataFrame | None = None  # a row a walk; the columns are step and those of cifarnb.landscape.walks

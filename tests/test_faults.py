@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 
 from cifarnb import experiment, runs, training
 from cifarnb.config import Config, ConfigError
+from cifarnb.models import build_model
 from cifarnb.report import execution, sections
 from cifarnb.runs import RunError
+from cifarnb.training import fit
 
 ROOT = Path(__file__).parents[1]
 CONFIG = Config(model="simple_cnn", epochs=3, batch_size=64)
@@ -96,6 +98,22 @@ def test_a_damaged_run_is_set_aside_and_trained_again(made, tiny_dataset, tmp_pa
     assert line.startswith(str(broken))
     assert line.endswith(f"set aside as {first.name}.damaged-1, trained again")
     assert (tmp_path / f"{first.name}.damaged-1").is_dir()
+
+
+@pytest.mark.parametrize("change", [lambda state: state.pop("wall"), lambda state: state["model"].popitem()])
+def test_a_checkpoint_of_another_layout_is_set_aside_and_leaves_no_trace(
+    tiny_dataset, tmp_path, capsys, every_epoch, change
+):
+    expected = fit(build_model("simple_cnn"), tiny_dataset, CONFIG, progress=False)
+    checkpoint = tmp_path / "checkpoint.pt"
+    fit(build_model("simple_cnn"), tiny_dataset, CONFIG, checkpoint, stop_after=1, progress=False)
+    state = torch.load(checkpoint, weights_only=True)
+    change(state)
+    torch.save(state, checkpoint)
+    found = fit(build_model("simple_cnn"), tiny_dataset, CONFIG, checkpoint, progress=False)
+    assert found.losses.tolist() == expected.losses.tolist()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "checkpoint.pt.damaged-1: a damaged checkpoint (it has another layout); training begins anew" in line
 
 
 def test_a_record_without_weights_is_shown_and_not_trained_again(made, tiny_dataset, tmp_path, capsys):

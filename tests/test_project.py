@@ -24,7 +24,7 @@ LAYERS = [
     "environment models.lenet models.resnet models.vgg synthetic hardware report report.significance report.pictures",
     "models report.style report.page",
     "config data",
-    "metrics runs",
+    "metrics runs progress",
     "landscape report.claims",
     "training report.figures report.tables",
     "experiment report.sections report.front report.display",

@@ -14,8 +14,9 @@ from cifarnb.config import Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import resolve_device
 from cifarnb.models import build_model, count_multiply_adds, label
+from cifarnb.progress import format_seconds
 from cifarnb.report import sections
-from cifarnb.training import format_seconds, split
+from cifarnb.training import split
 
 STEPS = 3  # that are timed of a network, after as many that are not
 SOON = 3e12  # operations that the slowest machines in use do in about a minute
