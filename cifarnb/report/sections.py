@@ -5,13 +5,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cifarnb.config import Config, ConfigError, Number, unknown_name
 from cifarnb.runs import project_root
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 PROFILES = ("smoke", "quick", "full")
 WHY = "05_why_batchnorm"
@@ -49,8 +52,12 @@ class Parameter:
 
 
 def names() -> list[str]:
-    """All sections, in the report's order."""
-    return sorted(path.stem for path in (project_root() / "notebooks").glob("*.ipynb"))
+    """All sections, in the report's order: notebooks whose name begins with a number, as in ``01_simple_cnn``.
+
+    Others, such as Jupyter's ``Untitled`` and ``01_simple_cnn-Copy1``, are somebody's drafts.
+    """
+    stems = sorted(path.stem for path in (project_root() / "notebooks").glob("*.ipynb"))
+    return [stem for stem in stems if re.match(r"\d+_", stem) and not re.search(r"-Copy\d+$", stem)]
 
 
 def notebook(section: str) -> Path:
@@ -60,11 +67,23 @@ def notebook(section: str) -> Path:
     return project_root() / "notebooks" / f"{section}.ipynb"
 
 
+def read(section: str) -> "NotebookNode":
+    """The notebook of a section.  Raises ConfigError, naming the file, for one that cannot be read."""
+    import nbformat  # a second, which every kernel that only asks for runs would take longer to start
+
+    file = notebook(section)
+    try:
+        found = nbformat.read(file, as_version=4)
+        found.cells[:1]
+    except Exception as error:  # what it raises has no common base
+        reason = " ".join(str(error).split())[:80]
+        raise ConfigError(f"{file}: is not a notebook ({reason})") from None
+    return found
+
+
 def title(section: str) -> str:
     """The section's number and name, in English: the last heading of its notebook's first cell; its name if none."""
-    import nbformat  # see ``declared``
-
-    first = "".join(cell.source for cell in nbformat.read(notebook(section), as_version=4).cells[:1])
+    first = "".join(cell.source for cell in read(section).cells[:1])
     headings = re.findall(r"^#+ (.+?)(?: \([^()]*[^\x00-\x7f][^()]*\))?$", first, re.MULTILINE)
     return str(headings[-1]) if headings else section
 
@@ -73,6 +92,7 @@ def declared(section: str) -> dict[str, Parameter]:
     """The parameters that a section's notebook declares: name → type, default, help."""
     import papermill  # more than a second, which every kernel that only asks for runs would take longer to start
 
+    read(section)
     found = papermill.inspect_notebook(str(notebook(section)))
     return {
         name: Parameter(p["inferred_type_name"], ast.literal_eval(p["default"]), p["help"]) for name, p in found.items()

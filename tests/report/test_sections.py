@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from cifarnb.config import ConfigError
@@ -96,3 +98,24 @@ def test_an_unknown_section_or_profile_is_refused_with_a_hint(project, call):
 def test_overrides_apply_where_they_are_declared(project):
     project(yaml="name: file")
     assert sections.changes("01_test", "full", {"name": "override", "data": "elsewhere"}) == {"name": "override"}
+
+
+def test_a_draft_in_the_folder_is_no_section(project):
+    folder = project(name="01_test")
+    for name in ("Untitled", "Untitled1", "01_test-Copy1", "notes", "1"):
+        (folder / "notebooks" / f"{name}.ipynb").write_text("", encoding="utf-8")
+    assert sections.names() == ["01_test"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> other\n", "[]", "{}", '{"nbformat": 4}'],
+)
+def test_what_is_no_notebook_is_told_in_one_line(project, content):
+    folder = project(name="01_test")
+    file = folder / "notebooks" / "01_test.ipynb"
+    file.write_text(content, encoding="utf-8")
+    for ask in (sections.read, sections.title, sections.declared):
+        with pytest.raises(ConfigError, match=rf"^{re.escape(str(file))}: is not a notebook \(.+\)$") as told:
+            ask("01_test")
+        assert len(str(told.value).splitlines()) == 1
