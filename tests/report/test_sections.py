@@ -291,7 +291,6 @@ def test_a_parameter_has_a_lowest_value(name, lowest):
     assert "radius" in refusal(sections.check_values, {"radius": 0.0})
 
 
-<<<<<<< HEAD
 def test_a_draft_in_the_folder_is_no_section(project):
     folder = project(name="01_test")
     for name in ("Untitled", "Untitled1", "01_test-Copy1", "notes", "1"):
@@ -311,7 +310,8 @@ def test_what_is_no_notebook_is_told_in_one_line(project, content):
         with pytest.raises(ConfigError, match=rf"^{re.escape(str(file))}: is not a notebook \(.+\)$") as told:
             ask("01_test")
         assert len(str(told.value).splitlines()) == 1
-=======
+
+
 @pytest.mark.parametrize(
     ("section", "name", "wrong"),
     [
@@ -341,4 +341,3 @@ def test_a_parameter_that_stands_for_a_field_is_named_when_it_is_wrong(section, 
 def test_what_0_leaves_out_is_no_mistake():
     for section, name in (("02_residual_cnn", "plain_batch_size"), ("04_batchnorm", "narrow_epochs")):
         sections.check_values(sections.values(section, "full") | {name: 0})
->>>>>>> nb
