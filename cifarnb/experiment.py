@@ -171,9 +171,10 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
             return_as="generator_unordered",
             batch_size=1,
             mmap_mode="c",
+            initializer=environment.end_with,
+            initargs=(os.getpid(),),
         )
-        there = (str(folder), Path(token.name).name, os.getpid(), facts)
-        tasks = (joblib.delayed(_train_there)(config, *there, *arrays) for config in missing)
+        tasks = (joblib.delayed(_train_there)(c, str(folder), Path(token.name).name, facts, *arrays) for c in missing)
         try:
             for config, files, error in work(tasks):
                 bar.update()
@@ -187,13 +188,12 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
 
 
 def _train_there(
-    config: Config, folder: str, token: str, parent: int, facts: dict[str, Any], *arrays: np.ndarray
+    config: Config, folder: str, token: str, facts: dict[str, Any], *arrays: np.ndarray
 ) -> tuple[Config, dict[str, bytes], str]:
     """In a worker: train; returns the run's files where ``folder`` is not the one that holds ``token``, and the error.
 
     An error is returned as text, because one run that fails must not end the others.
     """
-    environment.end_with(parent)
     train_images, train_labels, test_images, test_labels = (
         torch.from_numpy(np.require(array, requirements="W")) for array in arrays
     )

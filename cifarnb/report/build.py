@@ -130,7 +130,7 @@ def _place(done: Sequence[Section], summary: dict[str, Any], finished: Sequence[
     for run in finished:
         renamed |= placing.add_records(run, out, stage)
     renamed |= _gather_weights(finished, summary, out, stage)
-    summary["files"] = [*placing.written(stage), placing.SUMMARY]
+    summary["files"] = [name for name in placing.written(stage) if not name.startswith(("runs/", "weights/"))]
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (stage / placing.SUMMARY).write_text(text, encoding="utf-8")
     placing.take_place(out, stage, renamed)

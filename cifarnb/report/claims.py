@@ -118,7 +118,7 @@ _STUCK_RULE = (
 
 def _is_stuck(measured: Mapping[str, Any], key: str = "learns_from") -> bool:
     """Whether no run learns: of its steps from which on it does, all are None."""
-    since = measured.get(key)
+    since = measured.get(key) or []
     return bool(since) and all(step is None for step in since)
 
 

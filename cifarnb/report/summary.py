@@ -206,14 +206,16 @@ def describe_probes(runs: Sequence[Run], since: Mapping[int, int | None] | None 
     """
     words = {"loss_range": "range of the loss", "gradient_change": "change of the gradient", "beta": "β"}
     since = since or dict.fromkeys((run.config.seed for run in runs), 0)
-    compared = [(run, first) for run in runs if (first := since[run.config.seed]) is not None]
+    firsts = [(run.probes, since[run.config.seed]) for run in runs]
     described: dict[str, Any] = {
         "width": runs[0].config.width,
         "lr": runs[0].config.lr,
         "steps": len(runs[0].losses),
         "learns_from": [run.learns_from for run in runs],
         "compared_from": [since[run.config.seed] for run in runs],
-        "compared_walks": [int((run.probes["step"] >= first).sum()) for run, first in compared],
+        "compared_walks": [
+            int((walks["step"] >= first).sum()) for walks, first in firsts if walks is not None and first is not None
+        ],
         "runs": [run.name for run in runs],
     }
     for name, measure in words.items():

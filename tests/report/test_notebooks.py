@@ -216,3 +216,16 @@ def test_a_number_that_yaml_reads_as_text_is_taken_as_the_number_by_papermill_al
     )
     (run,) = tmp_path.glob("simple_cnn-*")
     assert '"lr": 0.001' in (run / "config.json").read_text()
+
+
+def test_quick_shows_section_2_on_narrow_networks_with_enough_steps_to_tell():
+    headline = sections.values("04_batchnorm", "quick")
+    why = sections.why_configs(sections.values("05_why_batchnorm", "quick"))
+    vgg = [c for same in why.values() for c in same if c.model.startswith("vgg")]
+    for config in [
+        *vgg,
+        *sections.landscape_configs(headline, "vgg_a"),
+        *sections.network_configs(headline, "vgg_a_bn"),
+    ]:
+        assert config.width == 0.25
+        assert config.epochs * math.ceil(config.train_size / config.batch_size) >= 100

@@ -1,3 +1,5 @@
+import re
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell
@@ -287,3 +289,55 @@ def test_a_parameter_has_a_lowest_value(name, lowest):
     lower = lowest[1:] if isinstance(lowest, list) else lowest - 1
     assert f"{name}: at least" in refusal(sections.check_values, {name: lower})
     assert "radius" in refusal(sections.check_values, {"radius": 0.0})
+
+
+def test_a_draft_in_the_folder_is_no_section(project):
+    folder = project(name="01_test")
+    for name in ("Untitled", "Untitled1", "01_test-Copy1", "notes", "1"):
+        (folder / "notebooks" / f"{name}.ipynb").write_text("", encoding="utf-8")
+    assert sections.names() == ["01_test"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> other\n", "[]", "{}", '{"nbformat": 4}'],
+)
+def test_what_is_no_notebook_is_told_in_one_line(project, content):
+    folder = project(name="01_test")
+    file = folder / "notebooks" / "01_test.ipynb"
+    file.write_text(content, encoding="utf-8")
+    for ask in (sections.read, sections.title, sections.declared):
+        with pytest.raises(ConfigError, match=rf"^{re.escape(str(file))}: is not a notebook \(.+\)$") as told:
+            ask("01_test")
+        assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "wrong"),
+    [
+        ("02_residual_cnn", "plain_batch_size", -1),
+        ("04_batchnorm", "landscape_lrs", [0.1, 0.0]),
+        ("04_batchnorm", "landscape_seeds", [0, -1]),
+        ("04_batchnorm", "narrow_epochs", -1),
+        ("05_why_batchnorm", "sgd_lr", 0.0),
+        ("05_why_batchnorm", "second_sgd_lr", -0.1),
+        ("05_why_batchnorm", "lrs", [0.0]),
+        ("05_why_batchnorm", "walk_width", 0.0),
+        ("05_why_batchnorm", "walk_epochs", 0),
+        ("05_why_batchnorm", "rate_epochs", 0),
+        ("05_why_batchnorm", "skip_epochs", 0),
+        ("05_why_batchnorm", "seeds", [-1]),
+        ("05_why_batchnorm", "width", 0.0),
+        ("05_why_batchnorm", "epochs", 1),  # a path has three points
+    ],
+)
+def test_a_parameter_that_stands_for_a_field_is_named_when_it_is_wrong(section, name, wrong):
+    given = sections.values(section, "quick")
+    sections.check_values(given)
+    with pytest.raises(ConfigError, match=rf"\b{name}\b"):
+        sections.check_values(given | {name: wrong})
+
+
+def test_what_0_leaves_out_is_no_mistake():
+    for section, name in (("02_residual_cnn", "plain_batch_size"), ("04_batchnorm", "narrow_epochs")):
+        sections.check_values(sections.values(section, "full") | {name: 0})
