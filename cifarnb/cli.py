@@ -22,6 +22,7 @@ app = typer.Typer(
     help="CIFAR-10 with a simple CNN, residual networks, and VGG-A with and without batch norm: a report and its runs.",
 )
 
+DATA = "auto, cifar10, synthetic, or a path: cifar-10-python.tar.gz, its folder, or an .npz archive"
 PATH: dict[str, Any] = {"parser": environment.user_path, "metavar": "PATH"}
 
 
@@ -81,9 +82,7 @@ def _prefer(data: str | None) -> None:
 @app.command(epilog="Example: cifarnb report --profile smoke --out /tmp/smoke")
 def report(
     profile: Annotated[str, typer.Option(help="smoke, quick or full (the write-up's schedule).")] = "quick",
-    data: Annotated[
-        str | None, typer.Option(help="Overrides the profile's: auto, cifar10, synthetic, a folder, an .npz archive.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help=f"Overrides the profile's: {DATA}.")] = None,
     out: Annotated[Path | None, typer.Option(**PATH, help="Where the report goes; by default reports/PROFILE.")] = None,
     section: Annotated[
         list[str] | None, typer.Option(help="Execute this section only; may be repeated. By default all.")
@@ -100,19 +99,56 @@ def report(
     timeout: Annotated[
         int | None, typer.Option(min=1, help="Seconds that a cell may take; by default no limit.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also take the place of a report that has more finished runs.")
+    ] = False,
 ) -> None:
     """Execute the sections and render them into one report.
 
-    Runs that exist are loaded, not trained again; one that was interrupted goes on from its last finished epoch.
+    Runs that exist are loaded, not trained again; one that was interrupted goes on from its last finished epoch.  The
+    report takes its place when it is whole; nothing in its folder is deleted but what an earlier report wrote.
     """
     from cifarnb.report.build import build_report
 
     _prefer(data)
     _stop_at_once("finished epochs are kept: the same command goes on from there")
     with _one_line_errors():
-        ok = build_report(profile, data, out, section, runs, train=train, jobs=jobs, timeout=timeout, say=typer.echo)
+        ok = build_report(
+            profile, data, out, section, runs, train=train, replace=replace, jobs=jobs, timeout=timeout, say=typer.echo
+        )
     if not ok:
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: cifarnb plan --profile full --jobs 2")
+def plan(
+    profile: Annotated[str, typer.Option(help="smoke, quick or full (the write-up's schedule).")] = "full",
+    data: Annotated[str | None, typer.Option(help=f"Overrides the profile's: {DATA}.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(**PATH, help="Where the runs are kept; by default runs in the project.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="For so many runs at a time.")] = 1,
+) -> None:
+    """Show which runs of a report are there, which are missing, and how long those take here; train nothing.
+
+    The times are from a few steps of every network, timed on this machine now.
+    """
+    from tabulate import tabulate
+
+    from cifarnb.progress import format_seconds
+    from cifarnb.report import plan
+    from cifarnb.report.build import load_data
+
+    _prefer(data)
+    with _one_line_errors():
+        dataset, overrides = load_data(profile, data, runs)
+        found = plan.plan(profile, dataset, overrides)
+        each = plan.seconds(found.tasks, jobs)
+    typer.echo(f"{profile} on {dataset.source}\n")
+    align = ("left", "right", "left", "right", "right")
+    typer.echo(tabulate(plan.table(found, each), "keys", "simple", disable_numparse=True, colalign=align))
+    total = plan.in_all(each, jobs)
+    typer.echo(f"\nin all about {format_seconds(total)}" + (f", {jobs} at a time" if jobs > 1 else ""))
 
 
 @app.command(epilog="Example: cifarnb bench --model resnet6 --model resnet9 --json bench.json")
@@ -244,9 +280,7 @@ def models(
 
 @app.command(epilog="Example: CIFARNB_DATA=~/cifar10.npz cifarnb data")
 def data(
-    data: Annotated[
-        str | None, typer.Option(help="auto, cifar10, synthetic, a folder in torchvision's layout, or an .npz archive.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA}.")] = None,
 ) -> None:
     """Show where the data comes from, its counts, fingerprint, mean and standard deviation."""
     from cifarnb.data import channel_statistics, load

@@ -27,18 +27,38 @@ def _check_model(name: str) -> str:
     return name
 
 
+def _read_names(value: object) -> object:
+    """One name, or a list of them as YAML and JSON have it, as a tuple; anything else as it is."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names or len(set(names)) < len(names):
+        raise ValueError("should name one or several, each once")
+    return names
+
+
 Number = Annotated[float, BeforeValidator(read_number)]
+Directions = Annotated[
+    tuple[Literal["gradient", "step"], ...], AfterValidator(_check_each_once), BeforeValidator(_read_names)
+]
 
 
 class Config(BaseModel):
-    """The configuration of one run.  ``data`` and ``device`` say where it happens, all else what is computed."""
+    """The configuration of one run.  ``data`` and ``device`` say where it happens, all else what is computed.
+
+    A default is never changed: runs are named by the fields that differ from theirs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     model: Annotated[str, AfterValidator(_check_model)]  # a name of cifarnb.models.MODELS
-    data: str = "auto"  # auto, cifar10, synthetic, or the path of a folder or an .npz archive
+    data: str = "auto"  # auto, cifar10, synthetic, or a path: cifar-10-python.tar.gz, its folder, or an .npz archive
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
+    width: Annotated[Number, Field(gt=0)] = 1.0  # of the network: a factor on its channels
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of the initial weights, the order of the images, the augmentation
     epochs: Annotated[int, Field(ge=1)] = 1  # passes over the training images
     train_size: Annotated[int, Field(ge=0)] = 0  # train on the first so many images; 0: on all
@@ -55,7 +75,7 @@ class Config(BaseModel):
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     probe_every: Annotated[int, Field(ge=0)] = 0  # walk from the weights before every so many steps; 0: never
     probe_points: Annotated[int, Field(ge=2)] = 8  # on each walk, between ½ and 4 times the step size
-    probe_along: Literal["gradient", "step"] = "gradient"  # walk along the gradient, or the optimizer's own step
+    probe_along: Directions = ("gradient",)  # walk along the gradient, along the optimizer's own step, or one of each
     keep_path: bool = False  # keep the path of the weights, a point an epoch, on its two principal directions
 
     @model_validator(mode="after")
@@ -106,12 +126,17 @@ class Config(BaseModel):
         """The fields that determine the result: all but where it happens."""
         return {k: v for k, v in self.model_dump().items() if k not in ("data", "device")}
 
+    def asked(self) -> dict[str, Any]:
+        """Those of them that differ from their defaults: so a field that is added leaves finished runs their names."""
+        fields = type(self).model_fields
+        return {k: v for k, v in self.computed().items() if v != fields[k].default}
+
 
 def explain(error: ValidationError, names: Iterable[str] = ()) -> str:
     """One line for all faults of a pydantic error: each with the field's name, what is allowed, and what came."""
     faults = []
     for fault in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in fault["loc"])
+        where = str(fault["loc"][0]) if fault["loc"] else ""  # the field, also of a fault in one of its items
         if fault["type"] == "extra_forbidden":
             faults.append(unknown_name(where, names))
             continue

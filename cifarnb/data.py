@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import http.client
 import os
+import pickle
+import tarfile
 import threading
 import urllib.request
 import warnings
@@ -25,13 +27,38 @@ PADDING = 4  # pixels on every side, for the random crop
 NETWORK_TIMEOUT = 8  # seconds until the download site counts as out of reach
 # torchvision is imported where it is needed: that takes more than a second, and an archive does without it.
 
-# Archives that are CIFAR-10 but not bit for bit, by fingerprint: how they differ stands in every report made on them.
-KNOWN_COPIES = {
-    "e9b9c8f27eb33311137a28fcb539d98b9bbcc95d0b91f9ea7e85dd62b5444281": (
+ACCEPTED = (
+    "auto, cifar10, synthetic, the archive cifar-10-python.tar.gz as it is downloaded, the folder of its files as "
+    "torchvision or Keras keeps it, or an .npz archive of x_train, y_train, x_test, y_test"
+)
+
+
+@dataclass(frozen=True)
+class KnownCopy:
+    """An archive that is CIFAR-10 but not bit for bit."""
+
+    source: str  # what it is and how it differs, in words, as it stands in every report made on it
+    train_indices: tuple[int, ...]  # of the training images that differ from the originals
+    test_indices: tuple[int, ...]  # of the test images that do
+
+
+KNOWN_COPIES = {  # by fingerprint
+    "e9b9c8f27eb33311137a28fcb539d98b9bbcc95d0b91f9ea7e85dd62b5444281": KnownCopy(
         "CIFAR-10 in a copy of which 59,907 of the 60,000 images are bit for bit the originals; the other 93 "
-        "(77 train, 16 test) were decoded from JPEG, which can move a test accuracy by at most 0.16 points"
+        "(73 train, 20 test) were decoded from JPEG, which can move a test accuracy by at most 0.20 points",
+        train_indices=(
+            4298, 5949, 7066, 7237, 7248, 7630, 8006, 8831, 8968, 9415, 12762, 12834, 13546, 21493, 25728, 26098, 26927,
+            27621, 28435, 28728, 29694, 29747, 31066, 31367, 31462, 31625, 31663, 32777, 33641, 33661, 34067, 34276,
+            34387, 34825, 35160, 35646, 36733, 37329, 37474, 37567, 38384, 38925, 39358, 39385, 39613, 39840, 39888,
+            39971, 41779, 42004, 42389, 42611, 43357, 43883, 44882, 45168, 45240, 46175, 46435, 46538, 46624, 47393,
+            47597, 48081, 48124, 48333, 48821, 48836, 49321, 49429, 49631, 49830, 49857,
+        ),
+        test_indices=(
+            1259, 1369, 1422, 2245, 2737, 2935, 3695, 3718, 4085, 4496, 5791, 5896, 6286, 7580, 7707, 7724, 7832, 8117,
+            8551, 9254,
+        ),
     ),
-}
+}  # fmt: skip
 
 
 class DataError(ValueError):
@@ -56,6 +83,18 @@ class Dataset:
         """Whether it is the original CIFAR-10 or a known copy of it."""
         return self.canonical or self.fingerprint in KNOWN_COPIES
 
+    @property
+    def identity(self) -> str:
+        """What runs are named by: CIFAR-10 is ``cifar10`` in every known copy, all else its fingerprint."""
+        return "cifar10" if self.is_cifar10 else self.fingerprint
+
+
+def differing_test_images(fingerprint: str, other: str) -> list[int]:
+    """The test images, by index, in which two copies of CIFAR-10 may differ, by their fingerprints."""
+    if fingerprint == other:
+        return []
+    return sorted({i for one in (fingerprint, other) if one in KNOWN_COPIES for i in KNOWN_COPIES[one].test_indices})
+
 
 def cache_folder() -> Path:
     """Where CIFAR-10 is kept: $XDG_CACHE_HOME/cifarnb, by default ~/.cache/cifarnb."""
@@ -66,14 +105,14 @@ def resolve(data: str = "auto") -> str:
     """What ``data`` means here: ``cifar10``, ``synthetic`` or a path.
 
     ``CIFARNB_DATA`` says where this machine has CIFAR-10: it stands in for ``auto`` and ``cifar10``.  Without it
-    ``auto`` is the cache (torchvision's layout or ``cifar10.npz``), else the download if its site answers, else
-    ``synthetic``, with a warning.
+    ``auto`` is the cache (the archive as downloaded, torchvision's folder, or ``cifar10.npz``), else the download if
+    its site answers, else ``synthetic``, with a warning.
     """
     if data in ("auto", "cifar10"):
         data = os.environ.get("CIFARNB_DATA") or data
     if data != "auto":
         return data
-    if _damage(cache_folder()) is None:
+    if _undamaged(cache_folder()):
         return "cifar10"
     if (archive := cache_folder() / ARCHIVE).exists():
         return str(archive)
@@ -99,32 +138,34 @@ def load(data: str = "auto") -> Dataset:
         arrays = make_synthetic()
         return _dataset(arrays, "synthetic images, not CIFAR-10: no accuracy here says anything about CIFAR-10",
                         classes=SYNTHETIC_CLASSES)  # fmt: skip
-    if data == "cifar10":
-        folder = cache_folder()
-        if _damage(folder) is not None:
-            archive = folder / ARCHIVE
-            if archive.exists() and (dataset := _load_archive(archive)).is_cifar10:
-                return dataset
-            _download(folder)
-        return _load_folder(folder)
-    path = user_path(data)
+    path = cache_folder() if data == "cifar10" else user_path(data)
     try:
-        if path.is_dir():
-            return _load_folder(path)
-        if path.is_file():
-            return _load_archive(path)
+        if data == "cifar10":
+            return _load_cached(path)
+        if path.is_file() and not _is_gzip(path):
+            return _load_npz(path)
+        if path.exists():
+            return _load_original(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    choices = "auto, cifar10, synthetic, a folder in torchvision's layout, or an .npz archive"
-    raise DataError(f"{path}: no such file or folder; data is {choices}")
+    raise DataError(f"{path}: no such file or folder; data is {ACCEPTED}")
+
+
+def _load_cached(folder: Path) -> Dataset:
+    """CIFAR-10 from the cache, and if it is not there, downloaded into it."""
+    with contextlib.suppress(DataError):
+        return _load_original(folder)
+    archive = folder / ARCHIVE
+    if archive.exists() and (dataset := _load_npz(archive)).is_cifar10:
+        return dataset
+    _download(folder)
+    return _load_original(folder)
 
 
 def _download(folder: Path) -> None:
     from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import check_integrity
 
-    there = check_integrity(folder / CIFAR10.filename, CIFAR10.tgz_md5)
-    if not there and not _download_site_answers():
+    if not _download_site_answers():
         raise DataError(
             f"CIFAR-10 is not in {folder}, and it cannot be downloaded: no answer from {CIFAR10.url} within "
             f"{NETWORK_TIMEOUT} s. Put {CIFAR10.filename} into that folder, or pass data (or CIFARNB_DATA) a path."
@@ -156,37 +197,84 @@ def _download_site_answers() -> bool:
     return answered.is_set()
 
 
-def _damage(folder: Path) -> str | None:
-    """What keeps a folder from being CIFAR-10 in torchvision's layout; None if all its files have the canonical MD5."""
+def _is_gzip(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(2) == b"\x1f\x8b"
+
+
+def _files() -> list[tuple[str, str]]:
+    """The files of CIFAR-10 with their MD5: the training batches, the test batch, and the names of the classes."""
+    from torchvision.datasets import CIFAR10
+
+    batches = [(name, md5) for name, md5 in CIFAR10.train_list + CIFAR10.test_list]
+    return [*batches, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
+
+
+def _places(path: Path) -> list[Path]:
+    """Where the original may be: ``path`` itself, if it is the archive, or what it holds, files or archive."""
+    from torchvision.datasets import CIFAR10
+
+    if path.is_file():
+        return [path]
+    inner = path / CIFAR10.base_folder  # as torchvision and older versions of Keras have it
+    newer = path / f"{CIFAR10.base_folder}-target" / CIFAR10.base_folder  # as newer ones do
+    found = [place for place in (path, inner, newer) if any((place / name).exists() for name, _ in _files())]
+    archive = path / CIFAR10.filename
+    return [*found, *([archive] if archive.is_file() else [])] or [inner]
+
+
+def _damage(place: Path) -> str | None:
+    """What keeps a folder of files, or an archive, from being CIFAR-10; None if it has the canonical MD5."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    base = folder / CIFAR10.base_folder
-    files = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
-    for name, md5 in files:
-        if not (base / name).is_file():
-            return f"{base / name}: missing; a folder in torchvision's layout is expected"
-        if not check_integrity(base / name, md5):
-            return f"{base / name}: its MD5 is not the canonical one; damaged or not CIFAR-10, so it is not unpickled"
+    files = [(place, CIFAR10.tgz_md5)] if place.is_file() else [(place / name, md5) for name, md5 in _files()]
+    for file, md5 in files:
+        if not file.is_file():
+            return f"{file}: missing"
+        if not check_integrity(file, md5):
+            return f"{file}: its MD5 is not the canonical one; damaged or not CIFAR-10, so it is not unpickled"
     return None
 
 
-def _load_folder(folder: Path) -> Dataset:
+def _undamaged(path: Path) -> Path | None:
+    return next((place for place in _places(path) if _damage(place) is None), None)
+
+
+def _load_original(path: Path) -> Dataset:
+    """The archive as downloaded, or the folder of its files, or a folder that holds one of them."""
     from torchvision.datasets import CIFAR10
 
-    if folder.name == CIFAR10.base_folder:
-        folder = folder.parent
-    if damage := _damage(folder):
-        raise DataError(damage)
+    place = _undamaged(path)
+    if place is None:
+        raise DataError(f"{_damage(_places(path)[0])}; data is {ACCEPTED}")
+    contents = _read_files(place)
+
+    def join(batches: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+        read = [pickle.loads(contents.pop(name), encoding="latin1") for name, _ in batches]
+        images = np.concatenate([batch["data"] for batch in read]).reshape(-1, 3, 32, 32)
+        return images.transpose(0, 2, 3, 1), np.concatenate([batch["labels"] for batch in read])
+
     with warnings.catch_warnings():
         # The originals were pickled by a NumPy so old that newer ones warn about their dtype.
         warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
-        train, test = CIFAR10(folder, train=True), CIFAR10(folder, train=False)
-    arrays = (train.data, np.array(train.targets), test.data, np.array(test.targets))
+        arrays = (*join(CIFAR10.train_list), *join(CIFAR10.test_list))
     return _dataset(arrays, "CIFAR-10 (all files have the canonical MD5)", canonical=True)
 
 
-def _load_archive(path: Path) -> Dataset:
+def _read_files(place: Path) -> dict[str, bytes]:
+    """The batches in a folder or in the archive, by name.  Nothing of the archive is unpacked to the disk."""
+    if place.is_dir():
+        return {name: (place / name).read_bytes() for name, _ in _files()}
+    contents = {}
+    with tarfile.open(place) as archive:  # in the order of its members: going back would unzip it again
+        for member in archive:
+            if opened := archive.extractfile(member):
+                contents[Path(member.name).name] = opened.read()
+    return contents
+
+
+def _load_npz(path: Path) -> Dataset:
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -198,8 +286,8 @@ def _load_archive(path: Path) -> Dataset:
     except PermissionError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # what zipfile and NumPy raise on a damaged archive has no common base
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: not a whole .npz archive of plain arrays ({reason})") from None
+        reason = type(error).__name__  # NumPy's own words advise to unpickle
+        raise DataError(f"{path}: not a whole .npz archive of plain arrays ({reason}); data is {ACCEPTED}") from None
     for name, array in zip(names, arrays, strict=True):
         if fault := _fault(array, is_images=name.startswith("x")):
             raise DataError(f"{path}: {name} {fault}")
@@ -235,13 +323,14 @@ def _dataset(
     for array in (x_train, x_test, y_train.astype(np.uint8), y_test.astype(np.uint8)):
         digest.update(np.ascontiguousarray(array).data)
     fingerprint = digest.hexdigest()
+    known = KNOWN_COPIES.get(fingerprint)
     return Dataset(
         train_images=torch.from_numpy(np.ascontiguousarray(x_train)),
         train_labels=torch.from_numpy(y_train.astype(np.int64)),
         test_images=torch.from_numpy(np.ascontiguousarray(x_test)),
         test_labels=torch.from_numpy(y_test.astype(np.int64)),
         classes=classes,
-        source=KNOWN_COPIES.get(fingerprint, source),
+        source=known.source if known else source,
         canonical=canonical,
         fingerprint=fingerprint,
     )

@@ -20,9 +20,10 @@ from cifarnb.config import Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
 from cifarnb.landscape import losses_around, random_direction
-from cifarnb.models import LABELS, build_model
+from cifarnb.models import build_model, label
+from cifarnb.progress import is_watched
 from cifarnb.runs import NotRunError, Run, RunError
-from cifarnb.training import Trained, fit, is_watched, split
+from cifarnb.training import Trained, fit, split
 
 
 def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, progress: bool = True) -> Run:
@@ -30,32 +31,21 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
 
     ``progress`` announces how long training takes, and shows a bar where somebody watches.
     """
-    if found := find(config, dataset, runs_dir, whole=True):
+    if found := find(config, dataset, runs_dir):
         return found
-    config = _resolved(config)
-    path = _path(config, dataset, runs_dir)
+    path = path_of(config, dataset, runs_dir)
     with runs.locked(path):
         if path.exists():
             try:
-                return _load_whole(path)  # another process was faster
+                return runs.load(path)  # another process was faster
             except RunError as error:
                 print(f"{error}; set aside as {runs.set_aside(path).name}, trained again", file=sys.stderr, flush=True)
         runs.claim(path)
         environment.complete()
-        model = build_model(config.model, config.seed)
-        trained = _fit(model, dataset, config, runs.unfinished(path) / "checkpoint.pt", progress=progress)
-        device = resolve_device(config.device)
-        provenance = {
-            **runs.describe_origin(),
-            "device": device.type,
-            "device_name": device_name(device),
-            "precision": config.precision,
-            "seed": config.seed,
-            "train_images": len(split(dataset, config)["train"][1]),
-            "test_images": len(split(dataset, config)["test"][1]),
-            "data": {"source": dataset.source, "fingerprint": dataset.fingerprint, "cifar10": dataset.is_cifar10},
-            "wall_seconds": trained.seconds,
-        }
+        checkpoint = runs.unfinished(path) / "checkpoint.pt"
+        starts = runs.note_start(checkpoint.parent, _origin(config, dataset), resumed=checkpoint.exists())
+        model = build_model(config.model, config.seed, config.width)
+        trained = _fit(model, dataset, config, checkpoint, progress=progress)
         try:
             return runs.save(
                 path,
@@ -64,7 +54,7 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 trained.losses,
                 trained.logits,
                 model.state_dict(),
-                provenance,
+                {**_joined(starts), "finished": runs.now(), "wall_seconds": trained.seconds},
                 trained.probes,
                 trained.path,
             )
@@ -73,6 +63,32 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 f"{path}: cannot be saved ({error.strerror or error}); its last checkpoint is kept, so make room and "
                 "start again"
             ) from None
+
+
+def _origin(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """With what, where and on what a training starts."""
+    device = resolve_device(config.device)
+    with working_on(device):
+        name = device_name(device)
+    return {
+        **runs.describe_origin(),
+        "started": runs.now(),
+        "device": device.type,
+        "device_name": name,
+        "precision": resolve_precision(config.precision, device),
+        "seed": config.seed,
+        "train_images": len(split(dataset, config)["train"][1]),
+        "test_images": len(split(dataset, config)["test"][1]),
+        "data": {"source": dataset.source, "fingerprint": dataset.fingerprint, "cifar10": dataset.is_cifar10},
+    }
+
+
+def _joined(starts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The facts of a run: those of its first start; where it went on on another machine, both; each later start."""
+    joined = dict(starts[0])
+    for name in ("device_name", "precision"):
+        joined[name] = ", then ".join(dict.fromkeys(start[name] for start in starts))
+    return joined | ({"resumed": list(starts[1:])} if len(starts) > 1 else {})
 
 
 def _fit(model: nn.Module, dataset: Dataset, config: Config, checkpoint: Path, *, progress: bool) -> Trained:
@@ -116,8 +132,8 @@ def describe(config: Config) -> str:
     schedule = "" if config.schedule == "none" else f" ({config.schedule})"
     augmentation = "crop and flip" if config.augment else "no augmentation"
     return (
-        f"{LABELS[config.model]}, {config.epochs} epochs, {config.optimizer} at learning rate {config.lr:g}{schedule}, "
-        f"batches of {config.batch_size}, {augmentation}, seed {config.seed}"
+        f"{label(config.model, config.width)}, {config.epochs} epochs, {config.optimizer} at learning rate "
+        f"{config.lr:g}{schedule}, batches of {config.batch_size}, {augmentation}, seed {config.seed}"
     )
 
 
@@ -129,7 +145,7 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
     trains them on other machines, which need this package alone; the runs come back here.  A run that fails is told
     of and left out.
     """
-    missing = list(dict.fromkeys(_resolved(config) for config in configs if not find(config, dataset, runs_dir)))
+    missing = list(dict.fromkeys(config for config in configs if not find(config, dataset, runs_dir)))
     if not missing:
         return
     folder = _folder(runs_dir)
@@ -162,7 +178,7 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
         try:
             for config, files, error in work(tasks):
                 bar.update()
-                path = folder / runs.run_name(config, dataset.fingerprint)
+                path = folder / runs.run_name(config, dataset.identity)
                 if files:
                     runs.receive(path, files)
                 done = f"failed: {error}" if error else "trained"
@@ -195,28 +211,21 @@ def _train_there(
     return config, files, ""
 
 
-def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, whole: bool = False) -> Run | None:
+def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run | None:
     """The finished run of this config on this data, or None if there is none that can be read; trains nothing.
 
-    A ``whole`` one has its weights, too.
+    Its weights may be missing, as in a report's records: who needs them is told.
     """
-    path = _path(_resolved(config), dataset, runs_dir)
+    path = path_of(config, dataset, runs_dir)
     try:
-        return (_load_whole if whole else runs.load)(path) if path.exists() else None
+        return runs.load(path) if path.exists() else None
     except RunError:
         return None
 
 
-def _load_whole(path: Path) -> Run:
-    found = runs.load(path)
-    if not found.weights_file.exists():
-        raise RunError(f"{found.weights_file}: missing")
-    return found
-
-
 def trained_model(run: Run) -> nn.Module:
     """The run's network with its weights after the last epoch, on the CPU, in eval mode."""
-    model = build_model(run.config.model)
+    model = build_model(run.config.model, width=run.config.width)
     model.load_state_dict(run.weights())
     return model.eval()
 
@@ -256,12 +265,19 @@ def losses_near(
     return losses
 
 
-def _resolved(config: Config) -> Config:
-    return config.replace(precision=resolve_precision(config.precision, resolve_device(config.device)))
+def losses_on_lines(
+    run: Run, dataset: Dataset, seeds: Sequence[int], coordinates: np.ndarray, images: int
+) -> np.ndarray:
+    """Mean loss (lines, points) on lines through the run's weights, in a random direction for each of the ``seeds``.
+
+    ``coordinates`` (points,) are those on every line; all else is as with ``losses_near``.
+    """
+    return np.stack([losses_near(run, dataset, [seed], [coordinates], images) for seed in seeds])
 
 
-def _path(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
-    return _folder(runs_dir) / runs.run_name(config, dataset.fingerprint)
+def path_of(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
+    """Where the run of this config on this data is, or would be."""
+    return _folder(runs_dir) / runs.run_name(config, dataset.identity)
 
 
 def _folder(runs_dir: str | Path) -> Path:

@@ -5,8 +5,9 @@ The walks are those of Santurkar et al. 2018 (arXiv:1805.11604, §3.2 and App. A
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,17 +62,18 @@ def unmoved(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def walk(
+def walks(
     model: nn.Module,
     loss: Callable[[], Tensor],
     alphas: Sequence[float],
-    along: Callable[[Direction], Direction] | None = None,
-) -> dict[str, float]:
-    """Measures of the loss on the walk from the weights θ to θ − α·d, over the ``alphas``.
+    directions: Mapping[str, Callable[[Direction], Direction]],
+) -> list[dict[str, Any]]:
+    """Measures of the loss on walks from the weights θ to θ − α·d, over the ``alphas``: a row for each direction d.
 
-    d is the gradient g of ``loss`` at θ, or what ``along`` makes of it.  ``loss`` must be the same function each time
-    it is called: the same batch, no noise.  With g(α) for the gradient at θ − α·d the result is
+    ``directions`` say by name what to make d of, given the gradient g of ``loss`` at θ.  ``loss`` must be the same
+    function each time it is called: the same batch, no noise.  With g(α) for the gradient at θ − α·d a row holds
 
+    - ``along``, the direction's name;
     - ``loss`` at θ, ``loss_min`` and ``loss_max`` over the walk;
     - ``change_min`` and ``change_max``, of ‖g(α) − g‖₂: gradient predictiveness;
     - ``beta``, the largest ‖g(α) − g‖₂ / ‖α·d‖₂: effective β-smoothness.
@@ -79,24 +81,31 @@ def walk(
     All parameters that are trained count.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    rows = []
     with unmoved(model):
         start = [p.detach().clone() for p in parameters]
         value = loss()
         gradient = torch.autograd.grad(value, parameters)
-        direction = along(gradient) if along else gradient
-        length = _norm(direction)
-        values, changes = [], []
-        for alpha in alphas:
-            with torch.no_grad():
-                for p, origin, d in zip(parameters, start, direction, strict=True):
-                    torch.sub(origin, d, alpha=alpha, out=p)
-            there = loss()
-            changed = torch.autograd.grad(there, parameters)
-            values.append(there.item())
-            changes.append(_norm([b - a for a, b in zip(gradient, changed, strict=True)]))
-    ratios = [change / (alpha * length) if length else np.nan for change, alpha in zip(changes, alphas, strict=True)]
+        for name, along in directions.items():
+            direction = along(gradient)
+            values, changes = [], []
+            for alpha in alphas:
+                with torch.no_grad():
+                    for p, origin, d in zip(parameters, start, direction, strict=True):
+                        torch.sub(origin, d, alpha=alpha, out=p)
+                there = loss()
+                changed = torch.autograd.grad(there, parameters)
+                values.append(there.item())
+                changes.append(_norm([b - a for a, b in zip(gradient, changed, strict=True)]))
+            measured = _measures(values, changes, np.array(alphas) * _norm(direction))
+            rows.append({"along": name, "loss": value.item(), **measured})
+    return rows
+
+
+def _measures(values: Sequence[float], changes: Sequence[float], lengths: np.ndarray) -> dict[str, float]:
+    """Of one walk, from the losses, the gradient's changes and the distances from its start, (points,) each."""
+    ratios = [change / length if length else np.nan for change, length in zip(changes, lengths, strict=True)]
     return {
-        "loss": value.item(),
         "loss_min": float(np.min(values)),  # NaN if one is
         "loss_max": float(np.max(values)),
         "change_min": float(np.min(changes)),
@@ -105,8 +114,13 @@ def walk(
     }
 
 
+def along_gradient(gradient: Direction) -> Direction:
+    """For ``walks``: the gradient itself."""
+    return gradient
+
+
 def step_direction(optimizer: Optimizer) -> Callable[[Direction], Direction]:
-    """For ``walk``: the direction d that makes the optimizer's next step θ − lr·d, given the gradient."""
+    """For ``walks``: the direction d that makes the optimizer's next step θ − lr·d, given the gradient."""
 
     def along(gradient: Direction) -> Direction:
         trial = copy.deepcopy(optimizer)  # with weights of its own
@@ -168,6 +182,21 @@ def losses_around(
                 total += F.cross_entropy(model(normalize(part)), target, reduction="sum").double().cpu()
             grid[index] = total.item() / len(images)
     return grid
+
+
+def rise(lines: np.ndarray) -> float:
+    """By how much the loss is higher at the ends of lines than in their middle, the mean over lines (lines, points)."""
+    return float((lines[:, [0, -1]].mean(axis=1) - lines[:, lines.shape[1] // 2]).mean())
+
+
+def plane_around(path: np.ndarray, points: int, margin: float = 0.25) -> list[np.ndarray]:
+    """Coordinates (points,) along both sides of a rectangle that holds a path (T, 2).
+
+    ``margin`` is what it leaves on each side, as a fraction of the longer extent of the path.
+    """
+    low, high = path.min(axis=0), path.max(axis=0)
+    space = margin * (high - low).max()
+    return [np.linspace(low[i] - space, high[i] + space, points) for i in range(2)]
 
 
 def principal_path(snapshots: Sequence[Direction]) -> WeightsPath:

@@ -15,6 +15,7 @@ A finished run is a directory ``<model>-<key>`` with
 It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a run that is not finished.
 """
 
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -28,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,6 +51,8 @@ HEAVY = ("weights.safetensors", "logits.npy", "path.safetensors")  # what a repo
 _DAMAGE = (  # what reading a file raises that is missing, cut off, or something else
     OSError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile, safetensors.SafetensorError
 )  # fmt: skip
+STARTS = "starts.json"  # of an unfinished run: where and with what it was trained, an entry a start
+AT_START = 2.29  # nats: a network that takes all ten classes for equally likely has a loss of ln 10 = 2.303
 RESULTS_VERSION = 1  # raised when a change to the networks or to the training changes what a config computes
 
 
@@ -76,10 +79,10 @@ class Run:
 
     path: Path
     config: Config
-    history: pd.DataFrame  # a row an epoch; the columns are those of cifarnb.training.fit
+    history: pd.DataFrame  # a row an epoch; the columns are those of cifarnb.training.Trained
     losses: np.ndarray  # (steps,) float32: the training loss of every step
     provenance: dict[str, Any]
-    probes: pd.DataFrame | None = None  # a row a walk; the columns are step and those of cifarnb.landscape.walk
+    probes: pd.DataFrame | None = None  # a row a walk; the columns are step and those of cifarnb.landscape.walks
 
     @property
     def name(self) -> str:
@@ -116,6 +119,29 @@ class Run:
         """Whether the training loss stopped being finite."""
         return not np.isfinite(self.losses).all()
 
+    @property
+    def learns_from(self) -> int | None:
+        """The step (from 0) from which on the training loss, the mean of ten steps, stays below AT_START.
+
+        None if it does not: the network has not learnt, has fallen back, or has diverged.
+        """
+        window = min(10, len(self.losses))
+        means = np.convolve(self.losses.astype(np.float64), np.full(window, 1 / window), "valid")
+        (not_below,) = np.nonzero(~(means < AT_START))  # NaN is not below
+        if not len(not_below):
+            return 0
+        last = int(not_below[-1])
+        return last + window if last + 1 < len(means) else None
+
+    def along(self, direction: str) -> "Run":
+        """The same run with its walks along this direction alone, so all columns numbers; ValueError if it has none."""
+        if self.probes is None or direction not in self.config.probe_along:
+            raise ValueError(f"{self.name}: no walks along {direction!r}")
+        probes = self.probes
+        if "along" in probes:  # else they are from a time when a run had one direction
+            probes = probes[probes["along"] == direction].drop(columns="along").reset_index(drop=True)
+        return dataclasses.replace(self, probes=probes)
+
     def predictions(self) -> np.ndarray:
         """The class (N,) uint8 that the network gives each test image after the last epoch.
 
@@ -129,6 +155,8 @@ class Run:
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict after the last epoch, on the CPU.  Raises RunError if its file is missing or damaged."""
+        if not self.weights_file.exists():
+            raise RunError(f"{self.weights_file}: cannot be loaded (missing); to train it anew, move {self.path} away")
         try:
             return safetensors.torch.load_file(self.weights_file)
         except (OSError, safetensors.SafetensorError) as error:
@@ -138,12 +166,9 @@ class Run:
     def weights_file(self) -> Path:
         """Where the weights are: with the run, or, of a headline run in a report, among the report's ``weights/``."""
         own = self.path / "weights.safetensors"
-        placed = self.path.parent.parent / "weights" / f"{self.config.model}.safetensors"
-        if not own.exists():
-            with suppress(OSError, safetensors.SafetensorError), safetensors.safe_open(placed, "pt") as file:
-                if (file.metadata() or {}).get("run") == self.name:
-                    return placed
-        return own
+        folder = self.path.parent.parent / "weights"
+        placed = (folder / f"{name}.safetensors" for name in (self.config.model, self.name))
+        return own if own.exists() else next((file for file in placed if run_of_weights(file) == self.name), own)
 
     def path_coordinates(self) -> tuple[np.ndarray, tuple[float, float]]:
         """The coordinates of a WeightsPath, and what they explain; FileNotFoundError if it was not kept."""
@@ -171,6 +196,30 @@ class Run:
         return self.path / f"landscape-{key}.json"
 
 
+def run_of_weights(file: Path) -> str | None:
+    """The name of the run whose weights a report's file holds; None if it is not there, or does not say."""
+    with suppress(OSError, safetensors.SafetensorError), safetensors.safe_open(file, "pt") as opened:
+        return (opened.metadata() or {}).get("run")
+    return None
+
+
+def group(runs: Iterable[Run], field: str) -> dict[Any, list[Run]]:
+    """The runs by a field of their configs, in the order in which its values first appear."""
+    grouped: dict[Any, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(getattr(run.config, field), []).append(run)
+    return grouped
+
+
+def learn_together(runs: Iterable[Run]) -> dict[int, int | None]:
+    """Seed → the step from which on all of these runs with that seed learn, None if one does not."""
+    together: dict[int, int | None] = {}
+    for seed, same in group(runs, "seed").items():
+        steps = [run.learns_from for run in same]
+        together[seed] = None if None in steps else max(step for step in steps if step is not None)
+    return together
+
+
 def project_root() -> Path:
     """The nearest folder from the working directory upwards with notebooks/ and params/; else the package's parent."""
     package = Path(__file__).resolve().parents[1]
@@ -179,15 +228,20 @@ def project_root() -> Path:
     return next((p for p in upwards if (p / "notebooks").is_dir() and (p / "params").is_dir()), package)
 
 
-def run_name(config: Config, fingerprint: str) -> str:
-    """Model and key: a hash of all that determines the result.
+def run_name(config: Config, data: str) -> str:
+    """Model and key: a hash of what was asked, which is ``config`` on a data set of that ``Dataset.identity``.
 
     The device is not part of it: the random numbers do not depend on it, and what remains is rounding.  ``precision``
-    must be resolved.
+    is as it was asked, so that a run asked as ``auto`` is found on a machine where that means something else.
     """
-    assert config.precision != "auto"
-    identity = {"version": RESULTS_VERSION, "data": fingerprint, **config.computed()}
-    return f"{config.model}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
+    asked = {"version": RESULTS_VERSION, "data": data, **config.asked()}
+    return f"{config.model}-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def data_identity(provenance: Mapping[str, Any]) -> str | None:
+    """The ``Dataset.identity`` of the data that a run saw; None if that is not known."""
+    data = provenance.get("data", {})
+    return "cifar10" if data.get("cifar10") else data.get("fingerprint")
 
 
 def load(path: Path) -> Run:
@@ -258,7 +312,8 @@ def save(
         named = {f"{axis}.{i}": p for axis, parts in enumerate(weights_path.directions) for i, p in enumerate(parts)}
         safetensors.torch.save_file({k: v.contiguous() for k, v in named.items()}, part / "path.safetensors")
     (part / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    for rest in (*part.glob("checkpoint.pt*"), *part.glob("*.part")):  # also what a process left that was killed
+    # Also what a process left that was killed.
+    for rest in (part / STARTS, *part.glob("checkpoint.pt*"), *part.glob("*.part")):
         rest.unlink(missing_ok=True)
     part.rename(path)
     return load(path)
@@ -266,9 +321,25 @@ def save(
 
 def set_aside(path: Path) -> Path:
     """Give a damaged run or checkpoint a name under which nobody looks for it; returns that."""
-    numbers = itertools.count(1)
-    aside = next(p for n in numbers if not (p := path.with_name(f"{path.name}.damaged-{n}")).exists())
-    return path.rename(aside)
+    return path.rename(free_name(path, "damaged"))
+
+
+def free_name(path: Path, word: str) -> Path:
+    """``<path>.<word>-1``, or the next number that is free."""
+    names = (path.with_name(f"{path.name}.{word}-{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
+def note_start(part: Path, facts: dict[str, Any], *, resumed: bool) -> list[dict[str, Any]]:
+    """Note in the directory of an unfinished run that training starts there; returns the facts of all its starts."""
+    starts = []
+    if resumed:
+        with suppress(*_DAMAGE):
+            starts = list(json.loads((part / STARTS).read_text(encoding="utf-8")))
+    starts.append(facts)
+    with suppress(OSError), atomic_write(part / STARTS) as file:  # a full disk, say, must not cost the run
+        file.write_text(json.dumps(starts, indent=1) + "\n", encoding="utf-8")
+    return starts
 
 
 def receive(path: Path, files: dict[str, bytes]) -> None:
@@ -280,15 +351,20 @@ def receive(path: Path, files: dict[str, bytes]) -> None:
         part.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (part / name).write_bytes(content)
-        (part / "checkpoint.pt").unlink(missing_ok=True)
+        for rest in ("checkpoint.pt", STARTS):  # of a training begun here
+            (part / rest).unlink(missing_ok=True)
         part.rename(path)
 
 
+def records(run: Run) -> list[Path]:
+    """What a report is made from: all files of the run but the heavy ones."""
+    return sorted(file for file in run.path.iterdir() if file.is_file() and file.name not in HEAVY)
+
+
 def copy_records(run: Run, folder: Path) -> None:
-    """Copy what a report is made from into ``folder``: all files of the run but the heavy ones."""
-    for file in run.path.iterdir():
-        if file.name not in HEAVY:
-            copy_file(file, folder / run.name / file.name)
+    """Copy what a report is made from into ``folder``."""
+    for file in records(run):
+        copy_file(file, folder / run.name / file.name)
 
 
 def unfinished(path: Path) -> Path:
@@ -363,11 +439,15 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, part)
 
 
+def now() -> str:
+    """The time in UTC, as ISO 8601 writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def describe_origin() -> dict[str, Any]:
-    """Commit (and whether the tree was dirty), versions, machine and time."""
+    """Commit (and whether the tree was dirty), versions and machine."""
     commit, dirty = git_state()
     return {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": commit,
         "git_dirty": dirty,
         "versions": {

@@ -38,7 +38,7 @@ def train(config, dataset):
 
     Returns the losses and the model, which lies in memory as the engine's: what is left to differ is rounding.
     """
-    model = build_model(config.model, config.seed).to(memory_format=torch.channels_last)
+    model = build_model(config.model, config.seed, config.width).to(memory_format=torch.channels_last)
     decay = config.weight_decay
     match config.optimizer:
         case "sgd":

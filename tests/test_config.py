@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -11,6 +12,10 @@ FORBIDDEN = [
     ("data", None),
     ("device", "mps"),
     ("precision", "float16"),
+    ("width", 0),
+    ("width", -0.5),
+    ("width", math.inf),
+    ("width", "narrow"),
     ("seed", -1),
     ("seed", 2**32),
     ("seed", 1.0),
@@ -38,8 +43,13 @@ FORBIDDEN = [
     ("schedule", "step"),
     ("label_smoothing", -0.1),
     ("label_smoothing", 1.0),
+    ("probe_along", "sideways"),
+    ("probe_along", ()),
+    ("probe_along", ("step", "step")),
+    ("probe_along", None),
+    ("probe_along", 1),
 ]
-NUMBERS = ["seed", "epochs", "train_size", "test_size", "batch_size", "lr", "momentum", "weight_decay"]
+NUMBERS = ["width", "seed", "epochs", "train_size", "test_size", "batch_size", "lr", "momentum", "weight_decay"]
 EXTREMES = [
     {"seed": 0, "epochs": 1, "train_size": 0, "test_size": 0, "batch_size": 1, "momentum": 0, "label_smoothing": 0},
     {"seed": 2**32 - 1, "momentum": 0.999, "label_smoothing": 0.999, "lr": 1, "weight_decay": 10},
@@ -115,6 +125,15 @@ def test_all_else_is_left_as_it_is(value):
 def test_the_number_meant_reaches_every_number_with_a_fraction():
     config = configure(lr="1e-3", momentum="5e-1", weight_decay="1e-4", label_smoothing="1e-1")
     assert (config.lr, config.momentum, config.weight_decay, config.label_smoothing) == (1e-3, 0.5, 1e-4, 0.1)
+
+
+@pytest.mark.parametrize("written", ["step", ["step"], ("step",)])
+def test_directions_are_read_from_a_name_and_from_a_list(written):
+    assert configure(probe_along=written) == configure(probe_along=("step",))
+    assert configure().probe_along == configure(probe_along="gradient").probe_along == ("gradient",)
+    both = configure(probe_along=["gradient", "step"])
+    assert both.probe_along == ("gradient", "step")
+    assert Config(**json.loads(json.dumps(both.computed()))) == both
 
 
 def test_parameters_are_picked_by_name():

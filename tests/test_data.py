@@ -1,4 +1,5 @@
 import gc
+import gzip
 import hashlib
 import io
 import os
@@ -31,6 +32,7 @@ from cifarnb.data import (
 from cifarnb.synthetic import CLASSES as SYNTHETIC_CLASSES
 from cifarnb.synthetic import make_synthetic
 
+NEARLY = data.KnownCopy("nearly CIFAR-10", train_indices=(2, 5), test_indices=(3, 7))
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -79,6 +81,17 @@ def folder(tmp_path, monkeypatch):
     name, md5 = write("batches.meta", {"label_names": list(data.CIFAR10_CLASSES)})
     monkeypatch.setattr(CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": md5})
     return base.parent
+
+
+@pytest.fixture
+def archive(folder, tmp_path, monkeypatch):
+    """The same as it is downloaded, alone in its folder, whose MD5 stands for the canonical one."""
+    path = tmp_path / "downloads" / CIFAR10.filename
+    path.parent.mkdir()
+    with tarfile.open(path, "w:gz") as written:
+        written.add(folder / CIFAR10.base_folder, CIFAR10.base_folder)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(path.read_bytes()).hexdigest())
+    return path
 
 
 def refusal(source):
@@ -131,9 +144,49 @@ def test_a_single_changed_value_changes_the_fingerprint(name, arrays, tmp_path):
 
 def test_a_known_copy_is_named_as_what_it_is(arrays, tmp_path, monkeypatch):
     np.savez(tmp_path / "a.npz", **arrays)
-    monkeypatch.setitem(data.KNOWN_COPIES, load(str(tmp_path / "a.npz")).fingerprint, "nearly CIFAR-10")
+    monkeypatch.setitem(data.KNOWN_COPIES, load(str(tmp_path / "a.npz")).fingerprint, NEARLY)
     dataset = load(str(tmp_path / "a.npz"))
     assert (dataset.source, dataset.is_cifar10, dataset.canonical) == ("nearly CIFAR-10", True, False)
+
+
+def test_the_test_images_in_which_two_copies_may_differ(monkeypatch):
+    monkeypatch.setitem(data.KNOWN_COPIES, "a", NEARLY)
+    monkeypatch.setitem(data.KNOWN_COPIES, "b", data.KnownCopy("too", (), (1, 7)))
+    assert data.differing_test_images("a", "a") == []
+    assert data.differing_test_images("a", "the original") == data.differing_test_images("the original", "a") == [3, 7]
+    assert data.differing_test_images("a", "b") == [1, 3, 7]
+
+
+def test_the_known_copy_lists_the_images_that_it_tells_of():
+    (copy,) = data.KNOWN_COPIES.values()
+    assert (len(set(copy.train_indices)), len(set(copy.test_indices))) == (73, 20)
+    assert "(73 train, 20 test)" in copy.source
+    assert max(copy.train_indices) < 50_000
+    assert max(copy.test_indices) < 10_000
+
+
+@pytest.mark.skipif("CIFARNB_DATA" not in os.environ, reason="needs CIFAR-10")
+def test_the_images_that_are_not_the_originals_look_as_jpeg_leaves_them():
+    """A copy whose list names other images would have them judged that are the same, and the others not."""
+    dataset = load(os.environ["CIFARNB_DATA"])
+    if dataset.fingerprint not in data.KNOWN_COPIES:
+        pytest.skip("the original")
+    rows, columns = torch.arange(8)[:, None], torch.arange(8)[None]
+    transform = torch.cos((2 * columns + 1) * rows * torch.pi / 16) / 2  # DCT-II of 8 pixels
+    transform[0] /= 2**0.5
+
+    def smoothness(images):
+        """The share of the luminance's high frequencies in 8×8 blocks that quantisation left nearly nothing of."""
+        light = images.double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+        blocks = light.unfold(1, 8, 8).unfold(2, 8, 8).float()  # (N, 4, 4, 8, 8)
+        high = (transform @ blocks @ transform.T)[..., rows + columns >= 9]
+        return (high.abs() < 1.2).float().mean((1, 2, 3))
+
+    others = torch.ones(len(dataset.test_images), dtype=torch.bool)
+    listed = list(data.KNOWN_COPIES[dataset.fingerprint].test_indices)
+    others[listed] = False
+    assert smoothness(dataset.test_images[listed]).min() > 0.9
+    assert smoothness(dataset.test_images[others]).quantile(0.99) < 0.9
 
 
 def test_a_folder_in_torchvisions_layout_is_loaded(folder):
@@ -145,6 +198,57 @@ def test_a_folder_in_torchvisions_layout_is_loaded(folder):
     assert dataset.canonical
     assert dataset.is_cifar10
     assert load(str(folder / CIFAR10.base_folder)).fingerprint == dataset.fingerprint
+
+
+def test_the_known_copys_images_that_differ_are_listed():
+    (copy,) = data.KNOWN_COPIES.values()
+    for indices, images in ((copy.train_indices, 50_000), (copy.test_indices, 10_000)):
+        assert list(indices) == sorted(set(indices))
+        assert set(indices) <= set(range(images))
+    assert len(copy.train_indices) + len(copy.test_indices) == 60_000 - 59_907
+
+
+@pytest.mark.parametrize(
+    "inner", ["cifar-10-batches-py", "cifar-10-batches-py-target/cifar-10-batches-py"], ids=["keras 2", "keras 3"]
+)
+def test_keras_folder_is_loaded_and_what_holds_it(inner, folder, tmp_path):
+    expected = load(str(folder)).fingerprint
+    kept = tmp_path / "datasets" / inner
+    kept.parent.mkdir(parents=True)
+    (folder / CIFAR10.base_folder).rename(kept)
+    for path in (kept, kept.parent, tmp_path / "datasets"):
+        dataset = load(str(path))
+        assert (dataset.fingerprint, dataset.canonical) == (expected, True)
+
+
+def test_files_of_cifar10_need_no_folder_of_a_certain_name(folder, tmp_path):
+    expected = load(str(folder)).fingerprint
+    (folder / CIFAR10.base_folder).rename(tmp_path / "mine")
+    assert load(str(tmp_path / "mine")).fingerprint == expected
+
+
+@pytest.mark.parametrize("name", [CIFAR10.filename, "cifar-10-batches-py-target_archive", "cifar (1).tgz"])
+def test_the_archive_is_loaded_as_it_is_downloaded(name, folder, archive, tmp_path, monkeypatch):
+    archive = archive.rename(archive.with_name(name))
+    expected = load(str(folder))
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dataset = load(str(archive))
+    assert all(torch.equal(a, b) for a, b in zip(*map(images_and_labels, (dataset, expected)), strict=True))
+    assert (dataset.fingerprint, dataset.source) == (expected.fingerprint, expected.source)
+    assert dataset.canonical
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is unpacked
+
+
+def test_a_folder_with_the_archive_is_loaded(archive):
+    assert load(str(archive.parent)).canonical
+
+
+def test_the_archive_stands_in_for_a_folder_that_was_not_unpacked_to_its_end(folder, archive):
+    archive.rename(folder / CIFAR10.filename)
+    (folder / CIFAR10.base_folder / "data_batch_1").write_bytes(b"")
+    (folder / CIFAR10.base_folder / "test_batch").unlink()
+    assert load(str(folder)).canonical
 
 
 def test_synthetic_images_are_named_as_such(monkeypatch):
@@ -201,6 +305,32 @@ def test_a_file_whose_md5_is_wrong_is_not_unpickled(name, folder, tmp_path):
     assert not marker.exists()
     pickle.loads(path.read_bytes())
     assert marker.exists()  # the trap does work
+
+
+@pytest.mark.parametrize("name", [CIFAR10.filename, "other.npz"])
+def test_nothing_of_an_archive_whose_md5_is_wrong_is_unpickled(name, folder, archive, tmp_path):
+    marker = tmp_path / "unpickled"
+    for path in (folder / CIFAR10.base_folder).iterdir():
+        path.write_bytes(pickle.dumps(Malicious(marker)))
+    archive = archive.rename(archive.with_name(name))
+    with tarfile.open(archive, "w:gz") as written:
+        written.add(folder / CIFAR10.base_folder, CIFAR10.base_folder)
+    message = refusal(archive)
+    assert message.startswith(f"{archive}: its MD5 is not the canonical one")
+    assert not marker.exists()
+
+
+def test_what_is_none_of_the_accepted_gets_the_line_that_says_what_is(archive, tmp_path):
+    (tmp_path / "text.txt").write_text("CIFAR-10")
+    (tmp_path / "empty").touch()
+    (tmp_path / "half.tar.gz").write_bytes(archive.read_bytes()[:1000])
+    (tmp_path / "unzipped.tar").write_bytes(gzip.decompress(archive.read_bytes()))
+    (tmp_path / "folder").mkdir()
+    for name in ("text.txt", "empty", "half.tar.gz", "unzipped.tar", "folder", "nowhere"):
+        message = refusal(tmp_path / name)
+        assert message.startswith(str(tmp_path / name))
+        assert message.endswith(f"data is {data.ACCEPTED}")
+        assert "allow_pickle" not in message  # no advice to do what is unsafe
 
 
 def test_an_archive_of_objects_is_not_unpickled(arrays, tmp_path):
@@ -341,7 +471,7 @@ def test_cifar10_takes_an_archive_in_the_cache_if_it_is_cifar10(cache, arrays, n
     np.savez(cache / "cifar10.npz", **arrays)
     assert "it cannot be downloaded" in refusal("cifar10")
     fingerprint = load(str(cache / "cifar10.npz")).fingerprint
-    monkeypatch.setitem(data.KNOWN_COPIES, fingerprint, "nearly CIFAR-10")
+    monkeypatch.setitem(data.KNOWN_COPIES, fingerprint, NEARLY)
     assert load("cifar10").fingerprint == fingerprint
 
 
@@ -390,12 +520,19 @@ def test_cifar10_without_network_says_what_to_do(no_network, cache):
     assert "CIFARNB_DATA" in message
 
 
-def test_a_downloaded_archive_put_into_the_cache_needs_no_network(folder, cache, no_network, monkeypatch):
+def test_a_downloaded_archive_put_into_the_cache_needs_no_network(folder, archive, cache, no_network):
     cache.mkdir(parents=True)
-    with tarfile.open(cache / CIFAR10.filename, "w:gz") as archive:
-        archive.add(folder / CIFAR10.base_folder, CIFAR10.base_folder)
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5((cache / CIFAR10.filename).read_bytes()).hexdigest())
-    assert load("cifar10").fingerprint == load(str(folder)).fingerprint
+    archive.rename(cache / CIFAR10.filename)
+    assert resolve("auto") == "cifar10"
+    for name in ("cifar10", "auto"):
+        assert load(name).fingerprint == load(str(folder)).fingerprint
+    assert [path.name for path in cache.iterdir()] == [CIFAR10.filename]
+
+
+@pytest.mark.parametrize("name", ["auto", "cifar10"])
+def test_cifarnb_data_may_be_the_archive(name, folder, archive, monkeypatch):
+    monkeypatch.setenv("CIFARNB_DATA", str(archive))
+    assert load(name).fingerprint == load(str(folder)).fingerprint
 
 
 def test_a_download_that_fails_is_one_line(cache, monkeypatch):

@@ -15,6 +15,7 @@ from cifarnb import experiment, runs
 from cifarnb.config import Config
 from cifarnb.data import normalize
 from cifarnb.metrics import predict
+from cifarnb.models import build_model, count_parameters
 from cifarnb.runs import NotRunError
 from cifarnb.training import fit
 
@@ -91,9 +92,45 @@ def test_a_run_records_where_it_came_from(tiny_dataset, tmp_path):
     assert (made["train_images"], made["test_images"]) == (256, 64)
 
 
-def test_the_trained_model_gives_the_recorded_accuracy(tiny_dataset, tmp_path):
-    run = experiment.run(CONFIG.replace(precision="float32"), tiny_dataset, tmp_path)
-    logits = experiment.trained_model(run)(normalize(tiny_dataset.test_images))
+def test_provenance_is_taken_when_training_starts(tiny_dataset, tmp_path, monkeypatch):
+    commits = iter(["a" * 40, "b" * 40])
+    monkeypatch.setattr(runs, "git_state", lambda: (next(commits), False))
+    made = experiment.run(CONFIG, tiny_dataset, tmp_path).provenance
+    assert made["git_commit"] == "a" * 40
+    assert made["started"] <= made["finished"]
+    assert "resumed" not in made
+    assert not list(tmp_path.glob("*/starts.json"))
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(tiny_dataset, tmp_path, monkeypatch):
+    config, machines = CONFIG.replace(epochs=3), iter(["one machine", "another"])
+    monkeypatch.setattr("cifarnb.training.CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr(experiment, "device_name", lambda _: next(machines))
+
+    def fit_and_die(model, dataset, config, checkpoint, **options):
+        fit(model, dataset, config, checkpoint, stop_after=1, **options)
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as first:
+        first.setattr(experiment, "fit", fit_and_die)
+        first.setattr(experiment, "resolve_precision", lambda *_: "bfloat16")
+        with pytest.raises(RuntimeError, match="killed"):
+            experiment.run(config, tiny_dataset, tmp_path)
+    monkeypatch.setattr(experiment, "resolve_precision", lambda *_: "float32")
+    made = experiment.run(config, tiny_dataset, tmp_path)
+    assert len(made.history) == 3
+    assert made.provenance["device_name"] == "one machine, then another"
+    assert made.provenance["precision"] == "bfloat16, then float32"
+    (later,) = made.provenance["resumed"]
+    assert (later["device_name"], later["precision"]) == ("another", "float32")
+
+
+@pytest.mark.parametrize("width", [1.0, 0.5])
+def test_the_trained_model_gives_the_recorded_accuracy(tiny_dataset, tmp_path, width):
+    run = experiment.run(CONFIG.replace(precision="float32", width=width), tiny_dataset, tmp_path)
+    model = experiment.trained_model(run)
+    assert count_parameters(model) == count_parameters(build_model("simple_cnn", width=width))
+    logits = model(normalize(tiny_dataset.test_images))
     assert (logits.argmax(1) == tiny_dataset.test_labels).sum().item() / 64 == run.final_accuracy
 
 
@@ -252,3 +289,13 @@ def test_a_dask_cluster_trains_the_runs(tiny_dataset, one_by_one, tmp_path, monk
     busy = cluster.run(lambda dask_worker: dask_worker.state.executed_count)
     assert len(busy) == 2
     assert all(busy.values())
+
+
+def test_losses_on_lines_are_those_near_the_weights_a_seed_a_line(tiny_dataset, tmp_path):
+    run = experiment.run(CONFIG.replace(epochs=1, train_size=64), tiny_dataset, tmp_path, progress=False)
+    axis = np.array([-1.0, 0.0, 1.0])
+    lines = experiment.losses_on_lines(run, tiny_dataset, [3, 5], axis, images=8)
+    for line, seed in zip(lines, (3, 5), strict=True):
+        np.testing.assert_array_equal(line, experiment.losses_near(run, tiny_dataset, [seed], [axis], images=8))
+    assert lines[0, 1] == lines[1, 1]  # the weights themselves
+    assert lines[0, 0] != lines[1, 0]

@@ -8,14 +8,17 @@ from torch import nn
 
 from cifarnb.data import normalize
 from cifarnb.landscape import (
+    along_gradient,
     envelope,
     losses_around,
+    plane_around,
     principal_path,
     random_direction,
+    rise,
     smooth,
     step_direction,
     unmoved,
-    walk,
+    walks,
 )  # fmt: skip
 from cifarnb.metrics import loss_and_accuracy, predict
 from cifarnb.models import build_model
@@ -94,6 +97,13 @@ def quadratic():
 ALPHAS = [0.05, 0.1, 0.4]
 
 
+def walk(model, loss, alphas, along=along_gradient):
+    """The measures of one walk."""
+    (measured,) = walks(model, loss, alphas, {"some way": along})
+    assert measured.pop("along") == "some way"
+    return measured
+
+
 def test_the_walk_on_a_quadratic_is_what_the_algebra_says(quadratic):
     a, theta = quadratic.matrix, quadratic.theta().detach()
     g = a @ theta
@@ -118,6 +128,21 @@ def test_a_walk_along_another_direction(quadratic):
     assert found["beta"] == pytest.approx(((a @ d).norm() / d.norm()).item(), rel=1e-12)
     values = [(0.5 * (theta - alpha * d) @ a @ (theta - alpha * d)).item() for alpha in ALPHAS]
     assert (found["loss_min"], found["loss_max"]) == pytest.approx((min(values), max(values)), rel=1e-12)
+
+
+def test_walks_in_several_directions_are_those_of_each_alone_from_one_gradient(quadratic):
+    evaluations = []
+
+    def loss():
+        evaluations.append(quadratic.theta().detach())
+        return quadratic()
+
+    ways = {"gradient": along_gradient, "back": lambda gradient: [-g for g in gradient]}
+    both = walks(quadratic, loss, ALPHAS, ways)
+    assert len(evaluations) == 1 + 2 * len(ALPHAS)
+    assert both == [walks(quadratic, quadratic, ALPHAS, {name: way})[0] for name, way in ways.items()]
+    assert [row["along"] for row in both] == ["gradient", "back"]
+    assert both[0]["loss"] == both[1]["loss"] < both[1]["loss_max"]
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
@@ -258,3 +283,16 @@ def test_the_principal_path_is_that_of_a_singular_value_decomposition():
 def test_a_straight_path_has_one_direction():
     path = principal_path([[torch.full((4,), float(t))] for t in range(5)])
     assert path.explained == pytest.approx((1, 0), abs=1e-9)
+
+
+def test_the_rise_is_that_from_the_middle_of_the_lines_to_their_ends():
+    assert rise(np.array([[4.0, 9, 1, 9, 6], [2.0, 9, 2, 9, 4]])) == pytest.approx((4 + 1) / 2)
+    assert rise(np.array([[1.0, 3, 2]])) == pytest.approx(-1.5)
+
+
+def test_the_plane_around_a_path_leaves_a_quarter_of_its_longer_extent_on_every_side():
+    path = np.array([[-3.0, 2.0], [1.0, 1.0], [0.0, 0.0]])
+    first, second = plane_around(path, 3)
+    np.testing.assert_allclose(first, [-4, -1, 2])
+    np.testing.assert_allclose(second, [-1, 1, 3])
+    assert [len(side) for side in plane_around(path, 7)] == [7, 7]

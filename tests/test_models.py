@@ -53,6 +53,45 @@ def test_parameters_are_those_of_the_write_up(name, networks):
     assert count_parameters(networks[name]) == PARAMETERS[name]
 
 
+NARROW_CONVOLUTIONS = [(3, 16), (16, 32), (32, 64), (64, 64), (64, 128), *[(128, 128)] * 3]  # of a ¼ VGG-A
+NARROW_LINEAR = (128 + 1) * 128 * 2 + (128 + 1) * 10
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "parameters"),
+    [
+        ("vgg_a", 0.25, sum((9 * a + 1) * b for a, b in NARROW_CONVOLUTIONS) + NARROW_LINEAR),
+        ("vgg_a_bn", 0.25, sum((9 * a + 3) * b for a, b in NARROW_CONVOLUTIONS) + NARROW_LINEAR),
+        ("vgg_a_noisy_bn", 0.25, sum((9 * a + 3) * b for a, b in NARROW_CONVOLUTIONS) + NARROW_LINEAR),
+        (
+            "simple_cnn",
+            2,
+            (75 + 1) * 12 + (12 * 25 + 1) * 32 + (32 * 25 + 1) * 120 + (120 + 1) * 84 + (84 + 1) * 10,
+        ),
+        # One channel everywhere: stem and its batch norm; blocks with a projection and one without; the last layer.
+        ("resnet6", 0.001, 27 + 2 + 3 * (2 * (9 + 2) + (1 + 2) + 2 * (9 + 2)) + 20),
+    ],
+)
+def test_parameters_of_another_width_are_those_by_hand(name, width, parameters):
+    model = build_model(name, width=width)
+    assert count_parameters(model) == parameters
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["vgg_a", "vgg_a_bn", "resnet9"])
+def test_a_quarter_as_wide_costs_a_sixteenth(name, networks):
+    """But for the first layer, whose three input channels stay: there it is a quarter."""
+    share = count_multiply_adds(build_model(name, width=0.25)) / count_multiply_adds(networks[name])
+    assert 1 / 16 < share < 1 / 14
+
+
+def test_the_width_stands_in_the_label():
+    assert models.label("vgg_a") == models.label("vgg_a", 1.0) == "VGG-A"
+    assert models.label("vgg_a_bn", 0.25) == "VGG-A + BN, ¼ as wide"
+    assert models.label("simple_cnn", 2) == "Simple CNN, twice as wide"
+    assert models.label("simple_cnn", 1.5) == "Simple CNN, 1.5 times as wide"
+
+
 def test_frozen_parameters_do_not_count():
     layer = nn.Linear(3, 4)
     layer.weight.requires_grad_(False)
@@ -220,7 +259,7 @@ def test_residual_networks_have_the_write_ups_design(networks):
         assert [bool(len(block.downsample)) for block in blocks] == [True, *[False] * (depth - 1)] * 3
         assert all(m.bias is None for m in networks[name].modules() if isinstance(m, nn.Conv2d))
     with pytest.raises(ValueError, match="zip"):
-        ResNet(blocks=(2, 2), widths=(32, 64, 128))
+        ResNet(blocks=(2, 2))
 
 
 def test_feature_maps_are_what_a_hook_sees():

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +65,32 @@ def test_the_path_of_the_weights_is_kept(tmp_path):
     assert explained == kept.explained
     for found, expected in zip(run.path_directions(), directions, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("stored", [("gradient",), "step"])
+def test_walks_of_a_time_when_a_run_had_one_direction(tmp_path, stored):
+    """Their table does not name it, and their config holds it as plain text."""
+    probes = pd.DataFrame({"step": [0, 5], "beta": [2.0, 3.0]})
+    save(tmp_path / "r", config=CONFIG.replace(probe_every=5, probe_along=stored), probes=probes)
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    (direction,) = config["probe_along"]
+    (tmp_path / "r" / "config.json").write_text(json.dumps(config | {"probe_along": direction}))
+    run = runs.load(tmp_path / "r")
+    pd.testing.assert_frame_equal(run.along(direction).probes, probes)
+    with pytest.raises(ValueError, match="no walks along 'sideways'"):
+        run.along("sideways")
+
+
+def test_walks_along_one_direction(tmp_path):
+    probes = pd.DataFrame({"step": [0, 0, 5, 5], "along": ["gradient", "step"] * 2, "beta": [1.0, 2.0, 3.0, 4.0]})
+    run = save(tmp_path / "r", config=CONFIG.replace(probe_along=("gradient", "step")), probes=probes)
+    for direction, betas in {"gradient": [1, 3], "step": [2, 4]}.items():
+        found = run.along(direction)
+        assert found.probes.to_dict(orient="list") == {"step": [0, 5], "beta": betas}
+        assert found.probes.index.tolist() == [0, 1]
+        assert found.losses is run.losses
+    with pytest.raises(ValueError, match="no walks along 'gradient'"):
+        save(tmp_path / "none").along("gradient")
 
 
 def test_losses_around_the_weights_are_kept_by_what_was_computed(tmp_path):
@@ -148,6 +175,32 @@ def test_the_name_is_stable_and_tells_the_model():
     assert name != runs.run_name(CONFIG.replace(lr=0.5), "f" * 64)
 
 
+def test_a_field_that_is_added_leaves_the_runs_their_names():
+    class Later(Config):
+        depth: float = 1.0
+
+    before = runs.run_name(CONFIG, "f")
+    assert runs.run_name(Later(**CONFIG.model_dump()), "f") == before
+    assert runs.run_name(Later(**CONFIG.model_dump(), depth=0.25), "f") != before
+
+
+def test_a_run_is_named_by_what_was_asked_wherever_it_is(monkeypatch):
+    asked = Config(model="simple_cnn")
+    before = runs.run_name(asked, "f")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert runs.run_name(asked, "f") == before
+    assert runs.run_name(asked.replace(data="elsewhere", device="cpu"), "f") == before
+    assert len({before, *(runs.run_name(asked.replace(precision=p), "f") for p in ("float32", "bfloat16"))}) == 3
+
+
+def test_the_committed_runs_have_the_names_of_what_was_asked():
+    folder = runs.project_root() / "reports" / "full" / "runs"
+    found = [runs.load(path) for path in folder.glob("*-*")]
+    assert len(found) >= 14
+    for run in found:
+        assert run.name in {runs.run_name(run.config.replace(precision=p), "cifar10") for p in ("auto", "float32")}
+
+
 def test_the_version_of_the_results_is_in_the_key(monkeypatch):
     before = runs.run_name(CONFIG, "f")
     monkeypatch.setattr(runs, "RESULTS_VERSION", runs.RESULTS_VERSION + 1)
@@ -159,6 +212,13 @@ def test_the_root_is_found_from_below(tmp_path, monkeypatch):
     (tmp_path / "params" / "full").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "params" / "full")
     assert runs.project_root() == tmp_path
+
+
+def test_runs_are_grouped_by_a_field_of_their_configs(make_run):
+    a, b, c = make_run("vgg_a", seed=1), make_run("resnet6", seed=0), make_run("vgg_a", seed=0)
+    assert list(runs.group([a, b, c], "model").items()) == [("vgg_a", [a, c]), ("resnet6", [b])]
+    assert list(runs.group([a, b, c], "seed").items()) == [(1, [a]), (0, [b, c])]
+    assert runs.group([], "lr") == {}
 
 
 # --- where a run comes from
@@ -310,3 +370,28 @@ def test_two_users_share_a_folder_of_runs():
             [sys.executable, "-c", TWO_USERS, str(folder)], capture_output=True, text=True, check=False, cwd=ROOT
         )
     assert (done.returncode, done.stdout) == (0, "12002\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("losses", "step"),
+    [
+        ([2.0] * 30, 0),
+        ([2.303] * 30, None),
+        ([2.303] * 20 + [1.0] * 20, 20),  # the mean of the steps 11 to 20 is 2.17
+        ([2.303] * 20 + [2.2] * 20, 21),  # that of the same is 2.293, and of 12 to 21 2.282
+        ([1.0] * 20 + [2.303] * 20, None),  # it has fallen back
+        ([1.0] * 10 + [2.303] * 20 + [2.0] * 10, 30),
+        ([2.0] * 20 + [float("nan")], None),
+        ([2.0, 2.1], 0),
+        ([2.5, 2.4], None),
+    ],
+)
+def test_a_run_learns_from_the_step_on_at_which_its_loss_stays_below_its_start(losses, step, make_run):
+    assert make_run(losses=losses).learns_from == step
+
+
+def test_runs_learn_together_from_the_latest_of_their_steps_on(make_run):
+    late = [2.303] * 20 + [1.0] * 20
+    made = [make_run("vgg_a", losses=late), make_run("vgg_a_bn"), make_run("vgg_a", seed=1), make_run("vgg_a", seed=2)]
+    made.append(make_run("vgg_a_bn", seed=1, losses=[2.303]))
+    assert runs.learn_together(made) == {0: made[0].learns_from, 1: None, 2: 0}

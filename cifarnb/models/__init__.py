@@ -13,14 +13,14 @@ from cifarnb.models.lenet import SimpleCNN
 from cifarnb.models.resnet import BasicBlock, ResNet
 from cifarnb.models.vgg import VGG, NoisyBatchNorm2d
 
-MODELS: dict[str, Callable[[], nn.Module]] = {
+MODELS: dict[str, Callable[[float], nn.Module]] = {  # each takes its width, a factor on the channels
     "simple_cnn": SimpleCNN,
-    "resnet6": lambda: ResNet(blocks=(2, 2, 2), widths=(32, 64, 128)),
-    "resnet9": lambda: ResNet(blocks=(3, 3, 3), widths=(32, 64, 128)),
-    "vgg_a": VGG,
-    "vgg_a_bn": lambda: VGG(nn.BatchNorm2d),
-    "vgg_a_noisy_bn": lambda: VGG(NoisyBatchNorm2d),
-    "resnet9_no_skip": lambda: ResNet(blocks=(3, 3, 3), widths=(32, 64, 128), skip=False),
+    "resnet6": lambda width: ResNet(blocks=(2, 2, 2), width=width),
+    "resnet9": lambda width: ResNet(blocks=(3, 3, 3), width=width),
+    "vgg_a": lambda width: VGG(width=width),
+    "vgg_a_bn": lambda width: VGG(nn.BatchNorm2d, width),
+    "vgg_a_noisy_bn": lambda width: VGG(NoisyBatchNorm2d, width),
+    "resnet9_no_skip": lambda width: ResNet(blocks=(3, 3, 3), width=width, skip=False),
 }
 
 LABELS = {  # what a reader is shown
@@ -36,14 +36,21 @@ LABELS = {  # what a reader is shown
 _SEEDING = threading.Lock()  # PyTorch's initialisation draws from the global random state, which threads share
 
 
-def build_model(name: str, seed: int = 0) -> nn.Module:
+def label(name: str, width: float = 1.0) -> str:
+    """What a reader is shown of the network of that name and width: "VGG-A", "VGG-A, ¼ as wide"."""
+    words = {1 / 8: "⅛", 1 / 4: "¼", 1 / 2: "½", 3 / 4: "¾", 2: "twice"}
+    return LABELS[name] if width == 1 else f"{LABELS[name]}, {words.get(width, f'{width:g} times')} as wide"
+
+
+def build_model(name: str, seed: int = 0, width: float = 1.0) -> nn.Module:
     """The network of that name with initial weights drawn from ``seed``: (N, 3, 32, 32) → logits (N, 10).
 
-    The global random state is left as it was.  Raises KeyError for a name that is not in MODELS.
+    ``width`` is a factor on its channels.  The global random state is left as it was.  Raises KeyError for a name that
+    is not in MODELS.
     """
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MODELS[name]()
+        return MODELS[name](width)
 
 
 def set_noise(model: nn.Module, generator: torch.Generator) -> bool:

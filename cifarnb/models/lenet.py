@@ -2,23 +2,29 @@
 
 from torch import Tensor, nn
 
+from cifarnb.models.scaling import scaled
+
 
 class SimpleCNN(nn.Module):
-    """Two 5×5 convolutions and three linear layers; 62,006 parameters."""
+    """Two 5×5 convolutions and three linear layers; 62,006 parameters.
 
-    def __init__(self) -> None:
+    ``width`` is a factor on the channels of the convolutions.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
+        first, second = scaled(6, width), scaled(16, width)
         self.features = nn.Sequential(
-            nn.Conv2d(3, 6, kernel_size=5),
+            nn.Conv2d(3, first, kernel_size=5),
             nn.ReLU(),
             nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, kernel_size=5),
+            nn.Conv2d(first, second, kernel_size=5),
             nn.ReLU(),
             nn.MaxPool2d(2),
         )
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(16 * 5 * 5, 120),
+            nn.Linear(second * 5 * 5, 120),
             nn.ReLU(),
             nn.Linear(120, 84),
             nn.ReLU(),

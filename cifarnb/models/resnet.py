@@ -5,6 +5,10 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifarnb.models.scaling import scaled
+
+STEM, STAGES = 16, (32, 64, 128)  # channels
+
 
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions with batch norm and a skip connection; Conv 1×1 + BN on the skip where the shape changes.
@@ -40,23 +44,23 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A 16-channel stem, then stages of BasicBlocks; every stage begins with stride 2 and ends at its width.
+    """A 16-channel stem, then three stages of 32, 64 and 128 channels; each is so many BasicBlocks, at first stride 2.
 
-    With three stages of widths 32, 64, 128: 692,122 parameters for two blocks a stage, 1,080,090 for three.
+    692,122 parameters for two blocks a stage, 1,080,090 for three.  ``width`` is a factor on all channels.
     """
 
-    def __init__(self, blocks: Sequence[int], widths: Sequence[int], skip: bool = True) -> None:
+    def __init__(self, blocks: Sequence[int], width: float = 1.0, skip: bool = True) -> None:
         super().__init__()
-        in_channels = 16
+        in_channels = scaled(STEM, width)
         self.stem = nn.Sequential(
             nn.Conv2d(3, in_channels, 3, padding=1, bias=False), nn.BatchNorm2d(in_channels), nn.ReLU()
         )
         self.stages = nn.Sequential()
-        for depth, width in zip(blocks, widths, strict=True):
+        for depth, channels in zip(blocks, [scaled(c, width) for c in STAGES], strict=True):
             stage = nn.Sequential()
             for i in range(depth):
-                stage.append(BasicBlock(in_channels, width, stride=2 if i == 0 else 1, skip=skip))
-                in_channels = width
+                stage.append(BasicBlock(in_channels, channels, stride=2 if i == 0 else 1, skip=skip))
+                in_channels = channels
             self.stages.append(stage)
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(in_channels, 10))
 

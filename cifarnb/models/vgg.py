@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from cifarnb.models.scaling import scaled
+
 VGG_A = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")  # channels of 3×3 convolutions; M: max pool
 
 
@@ -32,29 +34,32 @@ class NoisyBatchNorm2d(nn.BatchNorm2d):
 class VGG(nn.Module):
     """Eight 3×3 convolutions and three linear layers; after every convolution ``norm``, if there is one.
 
-    9,750,922 parameters, 9,756,426 with batch norm.  Xavier-normal weights, zero biases.
+    9,750,922 parameters, 9,756,426 with batch norm.  Xavier-normal weights, zero biases.  ``width`` is a factor on all
+    channels and hidden units.
     """
 
-    def __init__(self, norm: type[nn.BatchNorm2d] | None = None) -> None:
+    def __init__(self, norm: type[nn.BatchNorm2d] | None = None, width: float = 1.0) -> None:
         super().__init__()
         self.features = nn.Sequential()
         in_channels = 3
-        for width in VGG_A:
-            if isinstance(width, str):
+        for layer in VGG_A:
+            if isinstance(layer, str):
                 self.features.append(nn.MaxPool2d(2))
                 continue
-            self.features.append(nn.Conv2d(in_channels, width, 3, padding=1))
+            channels = scaled(layer, width)
+            self.features.append(nn.Conv2d(in_channels, channels, 3, padding=1))
             if norm:
-                self.features.append(norm(width))
+                self.features.append(norm(channels))
             self.features.append(nn.ReLU())
-            in_channels = width
+            in_channels = channels
+        hidden = scaled(512, width)
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(512, 512),
+            nn.Linear(in_channels, hidden),
             nn.ReLU(),
-            nn.Linear(512, 512),
+            nn.Linear(hidden, hidden),
             nn.ReLU(),
-            nn.Linear(512, 10),
+            nn.Linear(hidden, 10),
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):

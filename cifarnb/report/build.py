@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from cifarnb import data, experiment
 from cifarnb.config import ConfigError
 from cifarnb.data import DataError, Dataset
 from cifarnb.models import LABELS
-from cifarnb.report import execution, front, sections
+from cifarnb.report import execution, front, placing, sections
 from cifarnb.report.display import weights_file
 from cifarnb.report.page import Section, render
+from cifarnb.report.plan import announcement, plan
 from cifarnb.report.summary import summarize
-from cifarnb.runs import Run, atomic_write, copy_records, describe_origin, locked, project_root
+from cifarnb.runs import Run, RunError, atomic_write, describe_origin, locked, now, project_root
 
 HALF_ABOVE = 5_000_000  # parameters: larger networks' weights are kept in float16
 WEIGHTS_HELP = """\
@@ -37,6 +37,7 @@ def build_report(
     runs_dir: Path | None = None,
     *,
     train: bool = True,
+    replace: bool = False,
     jobs: int = 1,
     timeout: int | None = None,
     say: Callable[[str], None] = print,
@@ -46,63 +47,93 @@ def build_report(
     Without ``train`` the report is made of the runs that are there.  With ``jobs`` above 1 so many runs are trained at
     a time before the sections, which then find them, and so many sections are executed at a time.  Writes
     ``report.html``, ``report.md``, ``figures/``, ``summary.json``, the records of the ``runs/``, ``weights/`` and the
-    executed ``notebooks/`` into ``out``.  Raises ConfigError or DataError before anything is trained.
+    executed ``notebooks/`` into ``out``, when all of it is made.  A report there that has more finished runs stays,
+    unless it is to be ``replace``d.  Raises ConfigError or DataError before anything is trained or written.
     """
-    overrides: dict[str, Any] = {"profile": profile} if train else {"profile": profile, "train": False}
+    wanted = list(only or sections.names())
+    for name in wanted:
+        sections.notebook(name)
+    dataset, overrides = load_data(profile, data_spec, runs_dir)
+    if not train:
+        overrides["train"] = False
+    out = out or project_root() / "reports" / profile
+    runs_folder = project_root() / overrides.get("runs_dir", "runs")
+    placing.check_folder(out, runs_folder)
+    _check_writable(out)
+    if train:
+        _check_writable(runs_folder)
+    with locked(out / "report"), placing.beside(out) as stage:
+        if not train and not replace and (lost := _lost(out, finished_runs(profile, dataset, overrides))):
+            say(lost)
+            return False
+        say(f"{profile}: {len(wanted)} sections on {dataset.source}")
+        if train and (announced := announcement(plan(profile, dataset, overrides, wanted), jobs)):
+            say(announced)
+        if jobs > 1 and train:
+            ahead = [config for section in wanted for config in sections.all_configs(section, profile, overrides)]
+            experiment.train_together(ahead, dataset, overrides.get("runs_dir", "runs"), jobs=jobs)
+        done: dict[str, Section] = {}
+        for section in execution.execute(wanted, profile, stage / "notebooks", overrides, jobs=jobs, timeout=timeout):
+            done[section.name] = section
+            problem = f": {section.error}" if section.error else ""
+            say(f"{section.name:24} {section.status}, {section.seconds:.0f} s{problem}")
+        finished = finished_runs(profile, dataset, overrides)
+        if not replace and (lost := _lost(out, finished)):
+            say(lost)
+            return False
+        all_sections = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
+        summary = make_summary(profile, dataset, overrides, all_sections, describe_origin() | {"finished": now()})
+        _place(all_sections, summary, finished, out, stage)
+    say("\n" + "\n".join(str(out / name) for name in ("report.html", "report.md", placing.SUMMARY)))
+    well = ("ok",) if train else ("ok", "not run")
+    return all(section.status in well for section in done.values())
+
+
+def load_data(
+    profile: str, data_spec: str | None = None, runs_dir: Path | None = None
+) -> tuple[Dataset, dict[str, Any]]:
+    """The data set of a profile, and the parameters that all its sections get, after a check of all parameters.
+
+    Raises ConfigError or DataError.
+    """
+    overrides: dict[str, Any] = {"profile": profile}
     if runs_dir is not None:
         folder, root = runs_dir.resolve(), project_root().resolve()
         # As the notebooks take it: relative to the project where it is in it, so that no report tells where that is.
         overrides["runs_dir"] = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
-    wanted = list(only or sections.names())
     for name in sections.names():
         sections.changes(name, profile)
-    for name in wanted:
-        sections.notebook(name)
     asked = data_spec or sections.values(sections.SUMMARY, profile)["data"]
     dataset = _load(asked, profile)
     if dataset.source.startswith("synthetic") and asked == "auto":
         asked = "synthetic"  # so that not every kernel waits for the network again
-    overrides["data"] = asked
-    out = out or project_root() / "reports" / profile
-    _check_writable(out)
-    if train:
-        _check_writable(project_root() / overrides.get("runs_dir", "runs"))
-    with locked(out / "report"):
-        return _build(profile, dataset, out, wanted, overrides, train=train, jobs=jobs, timeout=timeout, say=say)
+    return dataset, overrides | {"data": asked}
 
 
-def _build(
-    profile: str,
-    dataset: Dataset,
-    out: Path,
-    wanted: Sequence[str],
-    overrides: dict[str, Any],
-    *,
-    train: bool,
-    jobs: int,
-    timeout: int | None,
-    say: Callable[[str], None],
-) -> bool:
-    say(f"{profile}: {len(wanted)} sections on {dataset.source}")
-    if jobs > 1 and train:
-        ahead = [config for section in wanted for config in sections.all_configs(section, profile, overrides)]
-        experiment.train_together(ahead, dataset, overrides.get("runs_dir", "runs"), jobs=jobs)
-    done: dict[str, Section] = {}
-    for section in execution.execute(wanted, profile, out / "notebooks", overrides, jobs=jobs, timeout=timeout):
-        done[section.name] = section
-        problem = f": {section.error}" if section.error else ""
-        say(f"{section.name:24} {section.status}, {section.seconds:.0f} s{problem}")
-    all_sections = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
-    summary = make_summary(profile, dataset, overrides, all_sections, describe_origin())
-    finished = finished_runs(profile, dataset, overrides)
-    page, markdown = render_report(all_sections, summary, finished, out)
-    _place_records(finished, out)
-    _place_weights(finished, summary, out)
-    with atomic_write(out / "summary.json") as part:
-        part.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    say(f"\n{page}\n{markdown}\n{out / 'summary.json'}")
-    well = ("ok",) if train else ("ok", "not run")
-    return all(section.status in well for section in done.values())
+def _lost(out: Path, finished: Sequence[Run]) -> str:
+    """One line that says which runs a report there has and this one would not; nothing if it has no fewer."""
+    there = placing.runs_of(placing.earlier(out) or {"networks": []})
+    if len(finished) >= len(there):
+        return ""
+    missing = [name for name in there if name not in {run.name for run in finished}]
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return (
+        f"{out}: left as it is, because of its {len(there)} runs only {len(finished)} were found; not found: "
+        f"{', '.join(missing[:3])}{more}. Choose another folder with --out, or have it replaced with --replace"
+    )
+
+
+def _place(done: Sequence[Section], summary: dict[str, Any], finished: Sequence[Run], out: Path, stage: Path) -> None:
+    """Render, gather records and weights, and put it all in its place."""
+    render_report(done, summary, finished, stage)
+    renamed: dict[str, str] = {}
+    for run in finished:
+        renamed |= placing.add_records(run, out, stage)
+    renamed |= _gather_weights(finished, summary, out, stage)
+    summary["files"] = [name for name in placing.written(stage) if not name.startswith(("runs/", "weights/"))]
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    (stage / placing.SUMMARY).write_text(text, encoding="utf-8")
+    placing.take_place(out, stage, renamed)
 
 
 def make_summary(
@@ -127,6 +158,7 @@ def make_summary(
                 "runs_wanted": len(wanted),
             }
         )
+    summary["runs"] = [run.name for run in finished_runs(profile, dataset, overrides)]
     return _finite(summary | {"origin": origin})
 
 
@@ -182,28 +214,27 @@ def weights_name(run: Run) -> str:
     return f"weights/{run.config.model}.safetensors"
 
 
-def _place_records(runs: Sequence[Run], out: Path) -> None:
-    """Put the records of all runs into ``runs/``, and take away those of others."""
-    folder = out / "runs"
-    if runs and runs[0].path.parent.resolve() == folder.resolve():
-        return
-    for run in runs:
-        copy_records(run, folder)
-    for stale in {path.name for path in folder.glob("*")} - {run.name for run in runs}:
-        shutil.rmtree(folder / stale)
+def _gather_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path, stage: Path) -> dict[str, str]:
+    """Put into ``stage`` the headline runs' weights that ``out`` lacks, and say in a README how each was made.
 
-
-def _place_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path) -> None:
-    """Put the headline runs' weights into ``weights/``, large networks' in float16, and say how each was made."""
-    rows = []
+    Large networks' are kept in float16.  Returns what is to be renamed in ``out``, old → new.
+    """
+    rows: list[str] = []
+    renamed: dict[str, str] = {}
     for run in headline_runs(runs, summary):
-        weights = run.weights()
         count = sum(network["parameters"] for network in summary["networks"] if network["run"] == run.name)
-        half = count > HALF_ABOVE
-        if half:
-            weights = {name: part.half() if part.is_floating_point() else part for name, part in weights.items()}
-        with atomic_write(out / weights_name(run)) as part:
-            safetensors.torch.save_file(weights, part, metadata={"run": run.name})
+        half, name = count > HALF_ABOVE, weights_name(run)
+        if not placing.has_weights(run, name, out):
+            try:
+                weights = run.weights()
+            except RunError as error:
+                rows.append(f"- {LABELS[run.config.model]}: none ({error})")
+                continue
+            if half:
+                weights = {part: w.half() if w.is_floating_point() else w for part, w in weights.items()}
+            (stage / name).parent.mkdir(exist_ok=True)
+            safetensors.torch.save_file(weights, stage / name, metadata={"run": run.name})
+            renamed |= placing.keep_weights(name, out)
         rows.append(
             f"- `{run.config.model}.safetensors`: {LABELS[run.config.model]}, {count:,} parameters in "
             f"{'float16' if half else 'float32'}, after the last of {len(run.history)} epochs; test accuracy "
@@ -211,8 +242,9 @@ def _place_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path) -> N
             f"{run.provenance['device_name']} in {run.provenance['precision']}, commit {front.commit(run.provenance)}."
         )
     if rows:
-        with atomic_write(out / "weights" / "README.md") as part:
+        with atomic_write(stage / "weights" / "README.md") as part:
             part.write_text("\n".join([WEIGHTS_HELP, "", *rows]) + "\n", encoding="utf-8")
+    return renamed
 
 
 def _finite(value: Any) -> Any:

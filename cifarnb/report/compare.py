@@ -32,8 +32,8 @@ from cifarnb.runs import Run, RunError
 
 
 @functools.cache
-def _parameters(model: str) -> int:
-    return count_parameters(build_model(model))
+def _parameters(model: str, width: float) -> int:
+    return count_parameters(build_model(model, width=width))
 
 
 IDENTICAL, DIFFERENT, SEED_NOISE, NOT_JUDGED = "identical", "different", "within seed noise", "–"
@@ -46,7 +46,7 @@ MEASURES: dict[str, Callable[[Run], float]] = {  # of a run
     "training loss, last epoch": lambda run: float(run.history["train_loss"].iloc[-1]),
     "test loss, last epoch": lambda run: float(run.history["test_loss"].iloc[-1]),
     EPOCHS: lambda run: len(run.history),
-    PARAMETERS: lambda run: _parameters(run.config.model),
+    PARAMETERS: lambda run: _parameters(run.config.model, run.config.width),
     SECONDS: lambda run: run.seconds_per_epoch,
 }
 NOTE = "Of differences that are mere chance, these tests call one in twenty a difference: in many rows, expect some."
@@ -200,7 +200,7 @@ def _rows(pair: Pair, dataset: Dataset | None) -> Iterator[Row]:
     if _data(first_a) == _data(first_b) and _data(first_a)[0]:
         predicted = (_predictions(first_a), _predictions(first_b))
         if dataset:
-            if dataset.fingerprint != _data(first_a)[0]:
+            if dataset.identity != _data(first_a)[0]:
                 raise ConfigError(f"{dataset.source}: is not the data of {first_a.path} and {first_b.path}")
             labels = dataset.test_labels[: len(predicted[0])].numpy()
             mcnemars = mcnemar(predicted[0] == labels, predicted[1] == labels)
@@ -280,8 +280,8 @@ def _same_course(a: Run, b: Run) -> bool:
 
 
 def _data(run: Run) -> tuple[str | None, int]:
-    """The fingerprint of the data, None if it is not known, and the number of test images."""
-    return run.provenance.get("data", {}).get("fingerprint"), run.provenance["test_images"]
+    """What data it was, None if that is not known, and the number of test images."""
+    return runs.data_identity(run.provenance), run.provenance["test_images"]
 
 
 # --------------------------------------------------------------------------- what else differs
@@ -292,7 +292,8 @@ def _config_facts(run: Run) -> dict[str, str]:
 
 
 def _origin_facts(run: Run) -> dict[str, str]:
-    made, fingerprint = run.provenance, _data(run)[0]
+    made = run.provenance
+    fingerprint = made.get("data", {}).get("fingerprint")
     return {
         **{f"version of {name}": str(version) for name, version in made.get("versions", {}).items()},
         "precision": str(made.get("precision")),

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,10 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from cifarnb.models import LABELS, label
+from cifarnb.report import figures, tables
+from cifarnb.report.claims import REPORTED
+from cifarnb.report.significance import accuracy, mean_and_interval
 from cifarnb.report.style import styled
 from cifarnb.runs import Run
 
@@ -72,6 +77,47 @@ def weights_file(run: Run) -> str:
 def show_weights(run: Run) -> None:
     """Display where the weights are; the report makes of it a link to its own copy."""
     display(Markdown(f"Weights after the last epoch: `{weights_file(run)}`"))
+
+
+def show_result(runs: Sequence[Run]) -> None:
+    """Display configuration and result of one network beside the write-up's, and where the weights are.
+
+    ``runs`` differ in the seed.
+    """
+    model, width = runs[0].config.model, runs[0].config.width
+    if "accuracy" in REPORTED[model]:
+        told = (
+            ", as the write-up reports them and as they came out here. It does not say whether its accuracy is the "
+            "last or the best epoch's."
+        )
+    else:
+        told = ". The write-up gives the learning rate and shows curves, no number."
+    table = tables.config_and_result(runs)
+    show_table(table, f"result-{model}", f"{label(model, width)}: configuration and result{told}")
+    show_weights(runs[0])
+
+
+def show_curves(runs: Sequence[Run]) -> None:
+    """Display loss and accuracy over the epochs of one network's runs, which differ in the seed."""
+    model, history = runs[0].config.model, runs[0].history
+    show_figure(
+        figures.loss_curves(runs),
+        f"loss-{model}",
+        f"{LABELS[model]}: loss per epoch over {len(history)} epochs; {tables.seeds(runs)}.",
+        f"Training loss falls from {history.train_loss.iloc[0]:.2f} to {history.train_loss.iloc[-1]:.2f}; test loss "
+        f"ends at {history.test_loss.iloc[-1]:.2f}.",
+    )
+    best, final = (
+        accuracy(mean_and_interval(values))
+        for values in ([run.best_accuracy for run in runs], [run.final_accuracy for run in runs])
+    )
+    show_figure(
+        figures.accuracy_curves(runs),
+        f"accuracy-{model}",
+        f"{LABELS[model]}: accuracy per epoch. The star marks the first seed's best epoch, which is chosen on the test "
+        "images, the square its last, which is the result.",
+        f"Test accuracy is {best} at its best and {final} after the last epoch.",
+    )
 
 
 def _align_left(table: str) -> str:

@@ -223,12 +223,32 @@ def loss_landscape(envelopes: Mapping[str, tuple[np.ndarray, np.ndarray]], every
     """
     figure = Figure(figsize=(WIDTH, 4.2))
     ax = figure.subplots()
-    tops = [
-        _draw_losses(ax, 1 + every * np.arange(len(low)), low, high, name) for name, (low, high) in envelopes.items()
-    ]
-    ax.set(xlabel="step", ylabel="training loss of the batch", ylim=(0, 1.1 * max(tops)), xlim=(1, None))
+    top = _draw_envelopes(ax, envelopes, every)
+    ax.set(xlabel="step", ylabel="training loss of the batch", ylim=(0, 1.1 * top), xlim=(1, None))
     ax.legend()
     return figure
+
+
+@_styled
+def loss_landscapes(by_seed: Mapping[int, Mapping[str, tuple[np.ndarray, np.ndarray]]], every: int = 1) -> Figure:
+    """``loss_landscape`` for every seed, a panel each, on the same axis of losses."""
+    figure = Figure(figsize=(WIDTH, 3.4))
+    panels = figure.subplots(1, len(by_seed), sharey=True, squeeze=False)[0]
+    tops = []
+    for ax, (seed, envelopes) in zip(panels, by_seed.items(), strict=True):
+        tops.append(_draw_envelopes(ax, envelopes, every))
+        ax.set(title=f"seed {seed}", xlabel="step", xlim=(1, None))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    panels[0].set(ylabel="training loss of the batch", ylim=(0, 1.1 * max(tops)))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def _draw_envelopes(ax: Axes, envelopes: Mapping[str, tuple[np.ndarray, np.ndarray]], every: int) -> float:
+    """The bands of ``loss_landscape``; returns the highest of their 99.5th percentiles."""
+    return max(
+        _draw_losses(ax, 1 + every * np.arange(len(low)), low, high, name) for name, (low, high) in envelopes.items()
+    )
 
 
 def _draw_losses(ax: Axes, steps: np.ndarray, low: np.ndarray, high: np.ndarray, name: str) -> float:
@@ -250,8 +270,9 @@ def _draw_band(ax: Axes, steps: np.ndarray, low: np.ndarray, high: np.ndarray, n
 def probes(runs: Mapping[str, Sequence[Run]]) -> Figure:
     """Loss and gradient on the walks along the gradient, over the steps; network → its runs, which differ in the seed.
 
-    The bands are the first run's; the smoothness is the median over the runs, with several each of them faintly.  What
-    is not finite is left out, and the axis of the loss ends as in ``loss_landscape``.
+    The bands are the first run's; the smoothness is the median over the runs, with several each of them faintly.  Grey
+    are the steps before both of the first runs learn.  What is not finite is left out, and the axis of the loss ends as
+    in ``loss_landscape``.
     """
     figure = Figure(figsize=(WIDTH, 7.5))
     losses, changes, smoothness = figure.subplots(3, 1, sharex=True)
@@ -268,6 +289,11 @@ def probes(runs: Mapping[str, Sequence[Run]]) -> Figure:
         smoothness.plot(betas.index, betas.median(axis=1), color=COLORS[name])
         if len(same) > 1:
             smoothness.plot(betas.index, betas, color=COLORS[name], lw=0.6, alpha=0.5)
+    since = [same[0].learns_from for same in runs.values()]
+    until = steps.max() if None in since else max(step for step in since if step is not None)
+    if until > 0:
+        for ax in (losses, changes, smoothness):
+            ax.axvspan(0, until, color="0.5", alpha=0.2, lw=0, zorder=0, label="before both learn")
     losses.set(ylabel="loss on the walk", ylim=(None, 1.1 * max(tops)))
     changes.set(ylabel="change of the gradient")
     smoothness.set(ylabel="effective β", xlabel="step")

@@ -90,6 +90,8 @@ def provenance(summary: Mapping[str, Any], runs: Sequence[Run]) -> str:
         f"- Fingerprint of the data (SHA-256 of images and labels): `{data['fingerprint']}`",
         f"- Rendered from commit {commit(origin)} with {versions}",
     ]
+    if apart := _differences(runs):
+        facts.append(f"- The runs differ in {apart}")
     rows = [
         "| run | seed | lr | epochs | device | precision | commit | finished (UTC) | wall time |",
         "|:--|--:|--:|--:|:--|:--|:--|:--|--:|",
@@ -102,6 +104,21 @@ def provenance(summary: Mapping[str, Any], runs: Sequence[Run]) -> str:
             f"| {made['wall_seconds']:,.0f} s |"
         )
     return "\n".join([*facts, "", *(rows if runs else ["No run is finished."])])
+
+
+def _differences(runs: Sequence[Run]) -> str:
+    """In what the runs were made differently, and how many in which way; nothing if in nothing."""
+    facts = {
+        "precision": [run.provenance["precision"] for run in runs],
+        "device": [run.provenance["device_name"] for run in runs],
+        "the copy of the data": [f"`{run.provenance.get('data', {}).get('fingerprint', '?')[:16]}…`" for run in runs],
+    }
+    counted = {name: Counter(values) for name, values in facts.items()}
+    return "; ".join(
+        f"{name} ({', '.join(f'{value}: {count}' for value, count in found.items())})"
+        for name, found in counted.items()
+        if len(found) > 1
+    )
 
 
 def commit(origin: Mapping[str, Any]) -> str:

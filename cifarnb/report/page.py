@@ -62,7 +62,7 @@ def render(
     provenance: str,
     files: Mapping[str, str] | None = None,
 ) -> tuple[Path, Path]:
-    """Write ``out/report.html``, ``out/report.md`` and ``out/figures/``; return the two paths.
+    """Write ``out/report.html``, ``out/report.md`` and ``out/figures/``; return the first two paths.
 
     ``banner`` holds notices (inline Markdown) that the reader must know, ``front`` the Markdown of the front page and
     ``provenance`` that of the closing section, which gets the heading "Provenance" if it brings none.  A file that the
@@ -90,8 +90,6 @@ def render(
 
     for name, picture in pictures.items():
         _write(out / name, picture.content)
-    for stale in set(out.glob("figures/*.png")) - {out / name for name in pictures}:
-        stale.unlink()
     _write(out / "report.html", html_page.encode())
     _write(out / "report.md", markdown_page.encode())
     return out / "report.html", out / "report.md"

@@ -1,14 +1,16 @@
 """The report's sections: a notebook, its parameters for a profile, and the runs that it asks for."""
 
 import ast
+import io
 import re
-from collections.abc import Mapping
+import tokenize
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from cifarnb.config import Config, ConfigError, Number, unknown_name
 from cifarnb.runs import project_root
@@ -29,17 +31,61 @@ NETWORKS = {
     "vgg_a_bn": "04_batchnorm",
 }
 
-# What some parameters of notebooks, which are no fields of a config, must be at least.
+NARROW = 0.25  # the width of the networks whose loss landscape is also shown over all seeds: a sixteenth of the cost
+
+# What a report gives to all its sections; one that has no use for it does not declare it.
+GIVEN_TO_ALL = ("profile", "data", "runs_dir", "train")
+USED_BY_TRAINING = ("runs_dir", "train")  # so every section that trains must declare them
+
+# What some parameters of notebooks, which are no fields of a config, must be at least; of lists, how long.
 LOWEST = {
     "jobs": 1,
+    "augmented_copies": 1,
+    "image": 0,
     "smoothing": 1,
     "draw_every": 1,
     "line_points": 3,
     "surface_points": 3,
     "landscape_images": 1,
 }
+SHORTEST = {"seeds": 1, "landscape_seeds": 1, "landscape_lrs": 1, "lrs": 1, "direction_seeds": 2}
 
-_TYPES = {"bool": bool, "int": int, "float": Number, "str": str, "list[int]": list[int], "list[float]": list[Number]}
+# Parameters that take the place of a field of a config in some of a section's runs; 0 leaves out those of LEFT_OUT.
+IN_PLACE_OF = {
+    "plain_batch_size": "batch_size",
+    "landscape_lrs": "lr",
+    "landscape_seeds": "seed",
+    "narrow_epochs": "epochs",
+    "sgd_lr": "lr",
+    "second_sgd_lr": "lr",
+    "lrs": "lr",
+    "walk_width": "width",
+    "walk_epochs": "epochs",
+    "rate_epochs": "epochs",
+    "skip_epochs": "epochs",
+    "seeds": "seed",
+}
+LEFT_OUT = ("plain_batch_size", "narrow_epochs")
+
+
+def _read_truth(value: object) -> object:
+    """``true`` or ``false``, which papermill's ``-p`` passes on as text, as what is meant; anything else as it is."""
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
+_Truth = Annotated[bool, BeforeValidator(_read_truth)]
+_TYPES: dict[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
+    for name, kind in {
+        "bool": _Truth,
+        "int": int,
+        "float": Number,
+        "str": str,
+        "list[int]": list[int],
+        "list[float]": list[Number],
+    }.items()
+}
+_PAPERMILLS = "# Parameters\n"  # how the cell begins in which papermill puts what it was given
 
 
 @dataclass(frozen=True)
@@ -89,14 +135,80 @@ def title(section: str) -> str:
 
 
 def declared(section: str) -> dict[str, Parameter]:
-    """The parameters that a section's notebook declares: name → type, default, help."""
-    import papermill  # more than a second, which every kernel that only asks for runs would take longer to start
+    """The parameters that a section's notebook declares: name → type, default, help.
 
-    read(section)
-    found = papermill.inspect_notebook(str(notebook(section)))
-    return {
-        name: Parameter(p["inferred_type_name"], ast.literal_eval(p["default"]), p["help"]) for name, p in found.items()
+    Raises ConfigError, naming notebook and line, for a parameters cell that cannot be read.
+    """
+    file = notebook(section)
+    cells = [c for c in read(section).cells if "parameters" in c.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ConfigError(f"{file}: one cell must have the tag parameters, not {len(cells)}")
+    try:
+        return read_declarations(cells[0].source)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: parameters cell, {error}") from None
+
+
+def read_declarations(cell: str) -> dict[str, Parameter]:
+    """What a parameters cell declares, in lines ``name: type = value  # what it is``.
+
+    Raises ConfigError with the line that is none of these.  Papermill's own reader would leave that line out.
+    """
+    try:
+        statements = ast.parse(cell).body
+    except SyntaxError as error:
+        raise ConfigError(f"line {error.lineno}: is not Python ({error.msg})") from None
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(cell).readline)
+        if token.type == tokenize.COMMENT
     }
+    found: dict[str, Parameter] = {}
+    for statement in statements:
+        where = f"line {statement.lineno}"
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value):
+                kind = ast.unparse(annotation)
+            case _:
+                raise ConfigError(f"{where}: expected is 'name: type = value  # what it is'")
+        if name in found:
+            raise ConfigError(f"{where}: {name} is declared twice")
+        if kind not in _TYPES:
+            raise ConfigError(f"{where}: type {unknown_name(kind, _TYPES)}")
+        try:
+            default = _read_value(name, ast.literal_eval(value), kind)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        except (ValueError, TypeError):
+            raise ConfigError(f"{where}: {name}: expected is a plain value, but it is {ast.unparse(value)}") from None
+        lines = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
+        found[name] = Parameter(kind, default, " ".join(comments[line] for line in lines if line in comments))
+    return found
+
+
+def validate_parameters(namespace: dict[str, Any]) -> None:
+    """Check the parameters of the notebook that runs, and convert them in place, whoever has set them.
+
+    ``namespace`` is its ``globals()``.  Papermill alone checks nothing: it passes on ``false`` as text, and sets what a
+    notebook does not declare, or what it then sets itself.  Raises ConfigError as ``changes`` does.
+    """
+    allowed: dict[str, Parameter] = {}
+    faults = []
+    for cell in namespace["In"]:  # what the kernel has executed, and what it executes
+        try:
+            allowed |= read_declarations(cell)
+        except ConfigError as error:
+            if not cell.startswith(_PAPERMILLS):
+                faults.append(error)
+                continue
+            if not allowed:
+                raise ConfigError("no cell has the tag parameters, so what is set here would be set back") from None
+            for name in re.findall(r"^(\w+) = ", cell, re.MULTILINE):
+                if name not in allowed:
+                    raise ConfigError(unknown_name(name, allowed)) from None
+    if not allowed:
+        raise ConfigError(f"parameters cell, {faults[0]}")
+    namespace |= _checked({name: namespace[name] for name in allowed}, allowed)
 
 
 def parameter_file(section: str, profile: str) -> Path | None:
@@ -109,19 +221,26 @@ def parameter_file(section: str, profile: str) -> Path | None:
 def changes(section: str, profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What the profile and the overrides set, checked against what the notebook declares.
 
-    An override that the notebook does not declare is passed over.  Raises ConfigError, naming the file, the key and
-    what is allowed, for an unknown key, a wrong type, or a value that no run can have.
+    Of the overrides those of GIVEN_TO_ALL are left out where the notebook has no use for them.  Raises ConfigError,
+    naming the file, the key and what is allowed, for an unknown key, a wrong type, or a value that no run can have.
     """
+    allowed = declared(section)
     file = parameter_file(section, profile)
-    given = read_parameters(file, declared(section)) if file else {}
-    given |= {name: value for name, value in (overrides or {}).items() if name in declared(section)}
-    return given
+    given = read_parameters(file, allowed) if file else {}
+    for name, value in (overrides or {}).items():
+        if name in USED_BY_TRAINING and name not in allowed and "epochs" in allowed:
+            raise ConfigError(f"{notebook(section)}: trains, so it must declare {name}")
+        if name in allowed or name not in GIVEN_TO_ALL:
+            given[name] = value
+    return _checked(given, allowed)
 
 
 def read_parameters(file: Path, allowed: Mapping[str, Parameter]) -> dict[str, Any]:
     """The parameters in a YAML file, checked.  Raises ConfigError as ``changes`` does."""
     try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        tree = yaml.compose(text, yaml.SafeLoader)
+        given = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two for a date or a nesting too deep
@@ -129,63 +248,84 @@ def read_parameters(file: Path, allowed: Mapping[str, Parameter]) -> dict[str, A
     given = {} if given is None else given
     if not isinstance(given, dict):
         raise ConfigError(f"{file}: expected are lines of the form 'name: value'")
-    checked = {}
-    for name, value in given.items():
-        if name not in allowed:
-            raise ConfigError(f"{file}: {unknown_name(str(name), allowed)}")
-        kind = allowed[name].type
-        adapter: TypeAdapter[Any] = TypeAdapter(_TYPES[kind], config=ConfigDict(strict=True, allow_inf_nan=False))
-        try:
-            checked[name] = adapter.validate_python(value)
-        except ValidationError:
-            raise ConfigError(f"{file}: {name}: expected is {kind}, but it is {value!r}") from None
-    merged = {name: parameter.default for name, parameter in allowed.items()} | checked
+    keys = [str(key.value) for key, _ in tree.value] if tree else []
+    if twice := [key for key in keys if keys.count(key) > 1]:  # which PyYAML does not mind
+        raise ConfigError(f"{file}: {twice[0]}: stands there twice")
     try:
-        check_values(merged)
+        return _checked(given, allowed)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
+
+
+def _checked(given: Mapping[str, Any], allowed: Mapping[str, Parameter]) -> dict[str, Any]:
+    """The same, each of the type that is declared; with the other parameters' defaults it makes runs that can be."""
+    for name in given:
+        if name not in allowed:
+            raise ConfigError(unknown_name(str(name), allowed))
+    checked = {name: _read_value(name, value, allowed[name].type) for name, value in given.items()}
+    check_values({name: parameter.default for name, parameter in allowed.items()} | checked)
     return checked
+
+
+def _read_value(name: str, value: object, kind: str) -> Any:
+    try:
+        return _TYPES[kind].validate_python(value)
+    except ValidationError:
+        raise ConfigError(f"{name}: expected is {kind}, but it is {value!r}") from None
 
 
 def check_values(given: Mapping[str, Any]) -> None:
     """Raise ConfigError unless every run that a section's parameters ask for is one that can be."""
     if given.get("profile", "quick") not in PROFILES:
         raise ConfigError(f"profile: {unknown_name(given['profile'], PROFILES)}")
-    for name in ("seeds", "landscape_lrs", "lrs", "direction_seeds"):
-        if name in given and not given[name]:
-            raise ConfigError(f"{name}: at least one is needed, but it is an empty list")
+    for name, shortest in SHORTEST.items():
+        if name in given and len(given[name]) < shortest:
+            raise ConfigError(f"{name}: at least {shortest} must be in it, but it is {given[name]}")
     for name, lowest in LOWEST.items():
         if given.get(name, lowest) < lowest:
             raise ConfigError(f"{name}: at least {lowest} is needed, but it is {given[name]}")
-    for name, field in {"plain_batch_size": "batch_size", "sgd_lr": "lr", "lrs": "lr", "landscape_lrs": "lr"}.items():
-        values = given.get(name) or []
+    if given.get("radius", 1.0) <= 0:
+        raise ConfigError(f"radius: it must be above 0, but it is {given['radius']}")
+    Config.from_parameters(given, model="vgg_a")
+    for name, field in IN_PLACE_OF.items():
+        values = given.get(name, [])
         for value in values if isinstance(values, list) else [values]:
+            if value == 0 and name in LEFT_OUT:
+                continue
             try:
                 Config.from_parameters(given, model="vgg_a", **{field: value})
             except ConfigError as error:
                 raise ConfigError(str(error).replace(field, name, 1)) from None
     if "sgd_lr" in given:
         why_configs(given)
-    for seed in given.get("seeds", [0]):
-        Config.from_parameters(given, model="vgg_a", seed=seed)
 
 
 def configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
     """The runs of a network in its section, one a seed; the first is the headline's."""
-    given = values(NETWORKS[model], profile, overrides)
+    return network_configs(values(NETWORKS[model], profile, overrides), model)
+
+
+def network_configs(given: Mapping[str, Any], model: str) -> list[Config]:
+    """The runs of a network, one a seed, from the parameters of its section."""
     return [Config.from_parameters(given, model=model, seed=seed) for seed in given["seeds"]]
 
 
-def landscape_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
+def landscape_configs(given: Mapping[str, Any], model: str) -> list[Config]:
     """The runs of a network's loss landscape, every learning rate with every seed; none where it has none."""
-    given = values(NETWORKS[model], profile, overrides)
-    rates = given.get("landscape_lrs", [])
-    return [Config.from_parameters(given, model=model, seed=seed, lr=lr) for seed in given["seeds"] for lr in rates]
+    rates, seeds = given.get("landscape_lrs", []), given.get("landscape_seeds", [])
+    return [Config.from_parameters(given, model=model, seed=seed, lr=lr) for seed in seeds for lr in rates]
 
 
-def plain_configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
+def narrow_configs(given: Mapping[str, Any], model: str) -> list[Config]:
+    """The same of the network a quarter as wide, over all seeds, where its section has them in this profile."""
+    if not given.get("narrow_epochs"):
+        return []
+    narrow = {"width": NARROW, "epochs": given["narrow_epochs"]}
+    return landscape_configs({**given, **narrow, "landscape_seeds": given["seeds"]}, model)
+
+
+def plain_configs(given: Mapping[str, Any], model: str) -> list[Config]:
     """The run of a network without augmentation, where its section has one in this profile."""
-    given = values(NETWORKS[model], profile, overrides)
     if not given.get("plain_batch_size"):
         return []
     plain = {"augment": False, "batch_size": given["plain_batch_size"]}
@@ -195,38 +335,42 @@ def plain_configs(model: str, profile: str, overrides: Mapping[str, Any] | None 
 def why_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
     """The runs of the section on why batch norm helps, by what they are for, from its parameters.
 
-    - ``sgd``: the paper's plain SGD, probed along the gradient; ``adam`` the same with Adam, which keeps the path;
-      ``step``: Adam, probed along its own step;
-    - ``noise_sgd``, ``noise_adam``: the network with noisy batch norm;
+    - ``sgd``, ``second_sgd``: plain SGD at the paper's learning rate and at another, with walks along the gradient;
+    - ``adam``: Adam, with walks along the gradient and along its own step;
+    - ``noise_sgd``, ``noise_adam``: VGG-A without, with, and with noisy batch norm; those with Adam keep their path;
     - ``rates``: every learning rate; ``skip``: nine residual blocks with and without skip connections.
 
-    Probes are in float32: bfloat16 would round away what a short walk changes.
+    The walks have a width of their own; the residual networks are as wide as in section 1.3.
     """
-    pair, seeds = ("vgg_a", "vgg_a_bn"), given["seeds"]
+    pair, noisy = ("vgg_a", "vgg_a_bn"), ("vgg_a", "vgg_a_bn", "vgg_a_noisy_bn")
 
-    def make(model: str, seed: int, **changes: Any) -> Config:
-        return Config.from_parameters(given, model=model, seed=seed, **{"probe_every": 0} | changes)
+    def make(models: Sequence[str], **changes: Any) -> list[Config]:
+        fields = {"probe_every": 0} | changes
+        return [Config.from_parameters(given, model=m, seed=seed, **fields) for m in models for seed in given["seeds"]]
 
-    probes = {"probe_every": given["probe_every"], "precision": "float32"}
-    sgd = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False, "lr": given["sgd_lr"]}
+    walks = {"width": given["walk_width"], "epochs": given["walk_epochs"], "probe_every": given["probe_every"]}
+    sgd = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False}
+    paper, second = sgd | {"lr": given["sgd_lr"]}, sgd | {"lr": given["second_sgd_lr"]}
+    rates = [make(pair, lr=lr, epochs=given["rate_epochs"]) for lr in given["lrs"]]
     return {
-        "sgd": [make(model, seed, **sgd, **probes) for model in pair for seed in seeds],
-        "adam": [make(model, seed, **probes, keep_path=True) for model in pair for seed in seeds],
-        "step": [make(model, seed, **probes, probe_along="step") for model in pair for seed in seeds],
-        "noise_sgd": [make("vgg_a_noisy_bn", seed, **sgd, precision="float32") for seed in seeds],
-        "noise_adam": [make("vgg_a_noisy_bn", seed, precision="float32") for seed in seeds],
-        "rates": [make(model, seed, lr=lr) for model in pair for lr in given["lrs"] for seed in seeds],
-        "skip": [make(model, seed) for model in ("resnet9", "resnet9_no_skip") for seed in seeds],
+        "sgd": make(pair, **walks, **paper),
+        "second_sgd": make(pair, **walks, **second),
+        "adam": make(pair, **walks, probe_along=("gradient", "step")),
+        "noise_sgd": make(noisy, **paper),
+        "noise_adam": make(noisy, keep_path=True),
+        "rates": [config for same in rates for config in same],
+        "skip": make(("resnet9", "resnet9_no_skip"), width=1.0, epochs=given["skip_epochs"]),
     }
 
 
 def all_configs(section: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
     """Every run that a section asks for, each once."""
-    kinds = (configs, landscape_configs, plain_configs)
+    given = values(section, profile, overrides)
+    kinds = (network_configs, landscape_configs, narrow_configs, plain_configs)
     models = [model for model, home in NETWORKS.items() if home == section]
-    wanted = [config for model in models for kind in kinds for config in kind(model, profile, overrides)]
+    wanted = [config for model in models for kind in kinds for config in kind(given, model)]
     if section == WHY:
-        wanted = [config for same in why_configs(values(WHY, profile, overrides)).values() for config in same]
+        wanted = [config for same in why_configs(given).values() for config in same]
     return list(dict.fromkeys(wanted))
 
 

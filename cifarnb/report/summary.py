@@ -9,16 +9,22 @@ import numpy as np
 
 from cifarnb import experiment
 from cifarnb.config import Config
-from cifarnb.data import Dataset
-from cifarnb.landscape import envelope, widths
-from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters
+from cifarnb.data import CIFAR10_CLASSES, Dataset
+from cifarnb.landscape import envelope, smooth, widths
+from cifarnb.models import build_model, count_multiply_adds, count_parameters, label
 from cifarnb.report import sections
 from cifarnb.report.claims import REPORTED, judge
-from cifarnb.report.significance import mean_and_interval
-from cifarnb.report.tables import median_over_steps
-from cifarnb.runs import NotRunError, Run
+from cifarnb.report.significance import mean_and_interval, sampling_interval
+from cifarnb.report.tables import medians_over_steps
+from cifarnb.runs import NotRunError, Run, group, learn_together
 
 WINDOW = 50  # steps, over which the loss fluctuates
+WALKS = {  # of section 2.3: kind → its runs in ``sections.why_configs``, and the direction
+    "sgd": ("sgd", "gradient"),
+    "second_sgd": ("second_sgd", "gradient"),
+    "adam": ("adam", "gradient"),
+    "step": ("adam", "step"),
+}
 
 
 def summarize(
@@ -28,23 +34,31 @@ def summarize(
 
     A network that has no finished run in this profile stands there with ``None`` for what was not measured.
     """
-    networks = []
-    for name in sections.NETWORKS:
-        found = _find(sections.configs(name, profile, overrides), dataset, runs_dir)
-        band = _find(sections.landscape_configs(name, profile, overrides), dataset, runs_dir)
-        landscape = describe_landscape(band) if band else None
-        networks.append(describe_network(name, found) | {"landscape": landscape, "probes": None, "rates": None})
     why = {
         kind: _find(configs, dataset, runs_dir)
         for kind, configs in sections.why_configs(sections.values(sections.WHY, profile, overrides)).items()
     }
-    for network in networks:
-        name = network["name"]
-        mine = {kind: [run for run in found if run.config.model == name] for kind, found in why.items()}
-        if probed := {kind: mine[kind] for kind in ("sgd", "adam", "step") if mine[kind]}:
-            network["probes"] = {kind: describe_probes(same) for kind, same in probed.items()}
-        if mine["rates"]:
-            network["rates"] = describe_rates(mine["rates"])
+    walks = {kind: [run.along(way) for run in why[of]] for kind, (of, way) in WALKS.items()}
+    since = {kind: learn_together(runs) for kind, runs in walks.items()}
+    networks = []
+    for name in sections.NETWORKS:
+        given = sections.values(sections.NETWORKS[name], profile, overrides)
+        headline, landscape, narrow = (
+            _find(kind(given, name), dataset, runs_dir)
+            for kind in (sections.network_configs, sections.landscape_configs, sections.narrow_configs)
+        )
+        walked = {kind: group(runs, "model").get(name) for kind, runs in walks.items()}
+        probes = {kind: describe_probes(runs, since[kind]) for kind, runs in walked.items() if runs}
+        rates = group(why["rates"], "model").get(name)
+        networks.append(
+            describe_network(name, headline)
+            | {
+                "landscape": describe_landscape(landscape) if landscape else None,
+                "narrow_landscape": describe_landscape(narrow) if narrow else None,
+                "probes": probes or None,
+                "rates": describe_rates(rates) if rates else None,
+            }
+        )
     return {
         "profile": profile,
         "data": {
@@ -75,11 +89,12 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     of training, and ``loss_fluctuation`` the median over the windows of WINDOW steps of the standard deviation of the
     loss in them, both in nats.  These and ``seconds_per_epoch`` are given over the seeds, all else is the first run's.
     """
-    model = build_model(name)
+    width = runs[0].config.width if runs else 1.0
+    model = build_model(name, width=width)
     reported = REPORTED[name]
     description: dict[str, Any] = {
         "name": name,
-        "label": LABELS[name],
+        "label": label(name, width),
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model),
         "reported_accuracy": reported.get("accuracy"),
@@ -96,7 +111,9 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     }
     of_the_first: dict[str, Callable[[Run], Any]] = {
         "seconds_per_image": lambda run: 1 / float(run.history["images_per_s"].median()),
+        "width": lambda run: run.config.width,
         "epochs": lambda run: len(run.history),
+        "steps": lambda run: len(run.losses),
         "train_images": lambda run: run.provenance["train_images"],
         "test_images": lambda run: run.provenance["test_images"],
         "device_name": lambda run: run.provenance["device_name"],
@@ -104,10 +121,14 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "run": lambda run: run.name,
     }
     if not runs:
-        return description | dict.fromkeys([*over_seeds, *of_the_first, "diverged", "runs"])
+        return description | dict.fromkeys([*over_seeds, *of_the_first, "diverged", "learns_from", "runs"])
     description |= {key: mean_and_interval([measure(run) for run in runs]) for key, measure in over_seeds.items()}
     description |= {key: measure(runs[0]) for key, measure in of_the_first.items()}
-    return description | {"diverged": any(run.diverged for run in runs), "runs": [run.name for run in runs]}
+    return description | {
+        "diverged": any(run.diverged for run in runs),
+        "learns_from": [run.learns_from for run in runs],
+        "runs": [run.name for run in runs],
+    }
 
 
 def loss_fluctuation(run: Run) -> float:
@@ -118,18 +139,54 @@ def loss_fluctuation(run: Run) -> float:
         return float(np.median(whole.std(axis=1, dtype=np.float64)))
 
 
+def beats_guessing(run: Run) -> bool:
+    """Whether its accuracy after the last epoch is above that of guessing, as far as the test images can tell."""
+    return sampling_interval(run.final_accuracy, run.provenance["test_images"])[0] > 1 / len(CIFAR10_CLASSES)
+
+
+def gap(run: Run) -> tuple[float, str]:
+    """By how much the accuracy on the training images is above that on the test images (0 to 1), and in words."""
+    apart = float(run.history["train_accuracy"].iloc[-1]) - run.final_accuracy
+    return apart, (
+        f"the accuracy on the training images, as they are augmented, is {100 * abs(apart):.1f} points "
+        f"{'above' if apart > 0 else 'below'} that on the test images"
+    )
+
+
+def compare_with_batch_norm(
+    described: Mapping[str, Mapping[str, Any]], words: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """What is smaller with batch norm, and what is not, by the means over the seeds: words for keys of ``described``.
+
+    ``described`` holds the measures of ``vgg_a`` and ``vgg_a_bn``, each as ``mean_and_interval`` gives it.
+    """
+    smaller = [key for key in words if described["vgg_a_bn"][key]["mean"] < described["vgg_a"][key]["mean"]]
+    return [words[key] for key in smaller], [word for key, word in words.items() if key not in smaller]
+
+
+def envelopes(runs: Sequence[Run], smoothing: int, every: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Network → the lowest and the highest loss of its runs at each step, as ``figures.loss_landscape`` draws them.
+
+    ``smoothing`` is over how many steps each loss is the mean, and ``every`` how many steps lie between those kept.
+    """
+    by_network = group(runs, "model").items()
+    return {name: envelope([smooth(run.losses, smoothing)[::every] for run in same]) for name, same in by_network}
+
+
 def describe_landscape(runs: Sequence[Run]) -> dict[str, Any]:
     """One network's loss landscape, from runs that differ in the learning rate and the seed: its band's width in nats.
 
     For each seed, over the steps: the median, that of the second half of training, and the maximum.
     """
-    by_seed = _group(runs, lambda run: run.config.seed)
-    by_rate = _group(runs, lambda run: run.config.lr)
+    by_seed = group(runs, "seed")
+    by_rate = group(runs, "lr")
     bands = [widths(*envelope([run.losses for run in same])) for same in by_seed.values()]
     return {
+        "width": runs[0].config.width,
         "lrs": [*by_rate],
         "final_accuracy": {f"{lr:g}": [run.final_accuracy for run in same] for lr, same in by_rate.items()},
         "steps": min(len(band) for band in bands),
+        "learns_from": [run.learns_from for run in runs],
         "median_band_width": mean_and_interval([float(np.median(band)) for band in bands]),
         "late_band_width": mean_and_interval([float(np.median(band[len(band) // 2 :])) for band in bands]),
         "maximum_band_width": mean_and_interval([float(band.max()) for band in bands]),
@@ -137,25 +194,34 @@ def describe_landscape(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _group(runs: Sequence[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:
-    """The runs by a property of theirs, in the order in which it first appears."""
-    grouped: dict[Any, list[Run]] = {}
-    for run in runs:
-        grouped.setdefault(key(run), []).append(run)
-    return grouped
-
-
-def describe_probes(runs: Sequence[Run]) -> dict[str, Any]:
+def describe_probes(runs: Sequence[Run], since: Mapping[int, int | None] | None = None) -> dict[str, Any]:
     """The walks of one network's runs, which differ in the seed: the medians over the steps, over the seeds.
 
     ``loss_range`` is that of the loss on a walk (nats), ``gradient_change`` the largest ‖change of the gradient‖₂ on
     it, ``beta`` the effective smoothness.  Where a run diverged throughout, infinite.
+
+    ``since`` says by seed from which step on both networks learn (``cifarnb.runs.learn_together``): the medians are
+    over those steps, and seeds with None are left out; if none is left, the medians are None.  ``compared_from`` holds
+    these steps, and ``compared_walks`` how many walks count with each seed.
     """
     words = {"loss_range": "range of the loss", "gradient_change": "change of the gradient", "beta": "β"}
-    described: dict[str, Any] = {"runs": [run.name for run in runs]}
+    since = since or dict.fromkeys((run.config.seed for run in runs), 0)
+    firsts = [(run.probes, since[run.config.seed]) for run in runs]
+    described: dict[str, Any] = {
+        "width": runs[0].config.width,
+        "lr": runs[0].config.lr,
+        "steps": len(runs[0].losses),
+        "learns_from": [run.learns_from for run in runs],
+        "compared_from": [since[run.config.seed] for run in runs],
+        "compared_walks": [
+            int((walks["step"] >= first).sum()) for walks, first in firsts if walks is not None and first is not None
+        ],
+        "runs": [run.name for run in runs],
+    }
     for name, measure in words.items():
-        medians = [median_over_steps(run, measure) for run in runs]
-        described[name] = mean_and_interval([math.inf if math.isnan(median) else median for median in medians])
+        medians = medians_over_steps(runs, since, measure)
+        finite = [math.inf if math.isnan(median) else median for median in medians]
+        described[name] = mean_and_interval(finite) if finite else None
     return described
 
 
@@ -164,12 +230,15 @@ def describe_rates(runs: Sequence[Run]) -> dict[str, Any]:
 
     ``within_one_point`` counts, for each seed, the rates whose accuracy is at most a point below that of the best.
     """
-    by_seed = _group(runs, lambda run: run.config.seed)
-    by_rate = _group(runs, lambda run: run.config.lr)
+    by_seed = group(runs, "seed")
+    by_rate = group(runs, "lr")
     accuracies = [[run.final_accuracy for run in same] for same in by_seed.values()]
     # A run is right on a whole number of images, so a millionth of a point is rounding.
     counts = [sum(value >= max(values) - 0.01 - 1e-8 for value in values) for values in accuracies]
     return {
+        "width": runs[0].config.width,
+        "steps": max(len(run.losses) for run in runs),  # of one that did not diverge
+        "learns_from": [run.learns_from for run in runs],
         "final_accuracy": {f"{lr:g}": [run.final_accuracy for run in same] for lr, same in by_rate.items()},
         "diverged": sorted({run.config.lr for run in runs if run.diverged}),
         "within_one_point": mean_and_interval(counts),

@@ -2,16 +2,16 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
-from cifarnb.report.claims import REPORTED, accuracy
-from cifarnb.report.significance import mean_and_interval
-from cifarnb.runs import Run
+from cifarnb.report.claims import NOT_COMPARABLE, REPORTED
+from cifarnb.report.significance import accuracy, mean_and_interval, spread
+from cifarnb.runs import Run, learn_together
 
 NOT_RUN = "not run"
 MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # of a probe, a value a step
@@ -21,9 +21,9 @@ MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # of a probe, a va
 }
 
 
-def layers(model: str) -> pd.DataFrame:
-    """A network's layers: layer, output shape, parameters; the last row is the sum."""
-    network = build_model(model)
+def layers(model: str, width: float = 1.0) -> pd.DataFrame:
+    """The layers of a network of that width: layer, output shape, parameters; the last row is the sum."""
+    network = build_model(model, width=width)
     rows = [(layer.name, _shape(layer.output_shape), f"{layer.parameters:,}") for layer in list_layers(network)]
     rows.append(("**all**", "", f"{count_parameters(network):,}"))
     return pd.DataFrame(rows, columns=["layer", "output shape", "parameters"])
@@ -150,27 +150,54 @@ def rates(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
 def probes(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
     """What walks measured, a row a kind of walk and measure; kind of walk → network → runs, which differ in the seed.
 
-    A cell is the mean over the seeds of the median over the steps, with half the 95 % confidence interval where there
-    are several.
+    A cell is the mean over the seeds of the median over the steps at which all networks learn, with half the 95 %
+    confidence interval where there are several.  Seeds with which one does not learn are left out.
     """
-    rows = [
-        {"walk": walk, "median over the steps": measure}
-        | {
-            LABELS[name]: over_seeds(
-                [median_over_steps(run, measure) for run in same], lambda values: spread(mean_and_interval(values))
-            )
-            for name, same in networks.items()
-        }
-        for walk, networks in runs.items()
-        for measure in MEASURES
-    ]
+    rows = []
+    for walk, networks in runs.items():
+        since = learn_together(run for same in networks.values() for run in same)
+        for measure in MEASURES:
+            cells = {LABELS[name]: _over_compared(same, since, measure) for name, same in networks.items()}
+            rows.append({"walk": walk, "median over the steps": measure} | cells)
     return pd.DataFrame(rows)
 
 
-def median_over_steps(run: Run, measure: str) -> float:
-    """The median of a measure (a key of MEASURES) over the steps at which it is finite; NaN if there is none."""
+def learning(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
+    """From which step on each network learns, seed by seed, and how many walks are compared, a row a kind of walk.
+
+    Kind of walk → network → runs, which differ in the seed; those of all networks have the same seeds.
+    """
+    rows = []
+    for walk, networks in runs.items():
+        since = learn_together(run for same in networks.values() for run in same)
+        row = {"walk": walk}
+        for name, same in networks.items():
+            steps = ("never" if run.learns_from is None else f"{run.learns_from:,}" for run in same)
+            row[LABELS[name]] = ", ".join(steps)
+        walks = [(run.probes["step"], since[run.config.seed]) for run in same if run.probes is not None]
+        counts = ", ".join("0" if first is None else str((steps >= first).sum()) for steps, first in walks)
+        rows.append(row | {"walks compared": f"{counts} of {len(walks[0][0])}"})
+    return pd.DataFrame(rows)
+
+
+def _over_compared(runs: Sequence[Run], since: Mapping[int, int | None], measure: str) -> str:
+    medians = medians_over_steps(runs, since, measure)
+    return over_seeds(medians, spread_of) if medians else NOT_COMPARABLE
+
+
+def medians_over_steps(runs: Sequence[Run], since: Mapping[int, int | None], measure: str) -> list[float]:
+    """The median of a measure for each run, over the steps from that on which ``since`` has for its seed.
+
+    ``since`` is that of ``cifarnb.runs.learn_together``; runs with a seed for which it has None are left out.
+    """
+    compared = [(run, since[run.config.seed]) for run in runs]
+    return [median_over_steps(run, measure, first) for run, first in compared if first is not None]
+
+
+def median_over_steps(run: Run, measure: str, since: int = 0) -> float:
+    """The median of a measure (a key of MEASURES) over the steps from ``since`` on at which it is finite; or NaN."""
     assert run.probes is not None
-    values = MEASURES[measure](run.probes)
+    values = MEASURES[measure](run.probes[run.probes["step"] >= since])
     return float(values[np.isfinite(values)].median())
 
 
@@ -197,21 +224,19 @@ def seeds(runs: Sequence[Run]) -> str:
     return f"seeds {_seeds(runs)}: their mean, their range, and each of them faintly"
 
 
+def count_seeds(runs: Sequence[Run]) -> str:
+    """Over how many seeds the runs are: ``1 seed``, ``3 seeds``."""
+    count = len({run.config.seed for run in runs})
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def spread_of(values: Iterable[float]) -> str:
+    """The mean of the values, a seed each, with half the 95 % confidence interval where there are several."""
+    return spread(mean_and_interval(list(values)))
+
+
 def _seeds(runs: Sequence[Run]) -> str:
     return ", ".join(str(run.config.seed) for run in runs)
-
-
-def spread(measured: Mapping[str, Any]) -> str:
-    """The mean of ``mean_and_interval``, with half the 95 % confidence interval where there are several seeds."""
-    mean, interval = significant(measured["mean"]), measured["ci95"]
-    if interval is None or not math.isfinite(interval[0]):
-        return mean
-    return f"{mean} ± {significant((interval[1] - interval[0]) / 2, 2)}"
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """``1,230`` for 1234.5."""
-    return f"{float(f'{value:.{digits}g}'):,g}"
 
 
 def percent(fraction: float | None) -> str | None:

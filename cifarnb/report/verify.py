@@ -8,7 +8,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ import safetensors.torch
 
 from cifarnb import data
 from cifarnb.config import ConfigError
-from cifarnb.data import Dataset
-from cifarnb.hardware import resolve_device, working_on
+from cifarnb.data import Dataset, differing_test_images
+from cifarnb.hardware import resolve_device, resolve_precision, working_on
 from cifarnb.metrics import predict
 from cifarnb.models import build_model, count_parameters
 from cifarnb.report import execution, sections
 from cifarnb.report.build import finished_runs, headline_runs, make_summary, render_report, weights_name
 from cifarnb.report.page import Section
-from cifarnb.runs import Run, RunError, load
+from cifarnb.report.placing import finish, runs_of
+from cifarnb.runs import Run, RunError, data_identity, load, run_name
 from cifarnb.training import fit, split
 
 # Of 10,000 predictions of the simple CNN, float32 in place of bfloat16 changes 59, and 6 from right to wrong or back;
@@ -56,19 +57,19 @@ def verify(
 ) -> Iterator[Check]:
     """Check a report's folder; yields what was checked, one by one, and ``tick`` is told what comes next.
 
-    The data must be that of the report.  The sections are executed again on the report's own records, without
-    training, and what is rendered from them is compared with the report, number by number.  ``retrain_epochs`` repeats
-    so many epochs of every run and compares the losses.  Raises ConfigError if there is no report, DataError if the
-    data cannot be read.
+    The data must be that of the report, where CIFAR-10 is CIFAR-10 in every known copy.  The sections are executed
+    again on the report's own records, without training, and what is rendered from them is compared with the report,
+    number by number.  ``retrain_epochs`` repeats so many epochs of every run and compares the losses.  Raises
+    ConfigError if there is no report, DataError if the data cannot be read.
     """
+    finish(folder)
     summary = _read_summary(folder)
     profile, stated = summary["profile"], summary["data"]
     if data_spec is None and not stated["cifar10"] and stated["source"].startswith("synthetic"):
         data_spec = "synthetic"
     dataset = data.load(data_spec or "cifar10")
-    same = dataset.fingerprint == stated["fingerprint"]
-    yield Check("data", same, f"fingerprint {dataset.fingerprint[:16]}…" + ("" if same else ", not the report's"))
-    if not same:
+    yield (check := _check_data(dataset, stated))
+    if not check.ok:
         return
     with tempfile.TemporaryDirectory() as scratch:
         runs_dir = Path(scratch) / "runs"
@@ -76,16 +77,14 @@ def verify(
             if (folder / name).is_dir():
                 shutil.copytree(folder / name, Path(scratch) / name)
         overrides = {"profile": profile, "train": False, "runs_dir": str(runs_dir), "data": data_spec or "cifar10"}
-        # What "auto" was where the report was made, which may be something else here.
-        overrides["precision"] = next((n["precision"] for n in summary["networks"] if n["runs"]), "auto")
         tick("records of the runs")
-        for path in sorted(runs_dir.glob("*-*")):
+        for name in runs_of(summary):
             try:
-                load(path)
+                load(runs_dir / name)
             except RunError as error:
-                yield Check(f"record {path.name}", False, str(error).replace(f"{path}/", ""))
+                yield Check(f"record {name}", False, str(error).replace(f"{runs_dir / name}/", ""))
         found = finished_runs(profile, dataset, overrides)
-        yield _check_runs_are_there(found, runs_dir, summary, profile)
+        yield _check_runs_are_there(found, summary, profile)
         faults = {run.name: fault for run in found if (fault := record_fault(run, dataset))}
         yield from (Check(f"record {name}", False, fault) for name, fault in faults.items())
         yield Check("records", not faults, f"{len(found) - len(faults)} of {len(found)} agree with themselves")
@@ -114,20 +113,33 @@ def _read_summary(folder: Path) -> dict[str, Any]:
     return dict(summary)
 
 
-def _check_runs_are_there(found: Sequence[Run], runs_dir: Path, summary: dict[str, Any], profile: str) -> Check:
-    names = {run.name for run in found}
-    stated = {name for network in summary["networks"] for name in network["runs"] or []}
-    folders = {path.name for path in runs_dir.glob("*-*")}
-    if missing := stated - names:
-        return Check("runs", False, f"no record of {', '.join(sorted(missing))}")
-    if strange := folders - names:
-        return Check("runs", False, f"{', '.join(sorted(strange))}: not a run of the profile {profile} on this data")
+def _check_data(dataset: Dataset, stated: dict[str, Any]) -> Check:
+    """Whether the report was made on this data set, or on another copy of it."""
+    detail = f"fingerprint {dataset.fingerprint[:16]}…"
+    if dataset.fingerprint == stated["fingerprint"]:
+        return Check("data", True, detail)
+    if not (dataset.is_cifar10 and stated["cifar10"]):
+        return Check("data", False, f"{detail}, not the report's")
+    other = len(differing_test_images(dataset.fingerprint, stated["fingerprint"]))
+    return Check("data", True, f"{detail}; the report's is a copy of CIFAR-10 in which {other} test images differ")
+
+
+def _check_runs_are_there(found: Sequence[Run], summary: dict[str, Any], profile: str) -> Check:
+    """The report's runs are those of the profile that are there; a folder may hold more records than the report's."""
+    names, stated = [run.name for run in found], runs_of(summary)
+    if missing := [name for name in stated if name not in names]:
+        return Check("runs", False, f"no record of {', '.join(missing)} on this data in the profile {profile}")
+    if strange := [name for name in names if name not in stated]:
+        return Check("runs", False, f"{', '.join(strange)}: there, and not in the report")
     return Check("runs", True, f"{len(names)} records")
 
 
 def record_fault(run: Run, dataset: Dataset) -> str:
     """What in a run's record contradicts the rest of it; nothing if nothing does."""
     config, history, parts = run.config, run.history, split(dataset, run.config)
+    # A run that was asked as auto may have been recorded with what that meant where it was trained.
+    if run.name not in {run_name(asked, dataset.identity) for asked in (config, config.replace(precision="auto"))}:
+        return "config.json is not that of the run's name"
     images, labels = len(parts["train"][1]), parts["test"][1].numpy()
     per_epoch = -(-images // config.batch_size)
     if len(history) != config.epochs and not (run.diverged and 0 < len(history) < config.epochs):
@@ -149,20 +161,19 @@ def record_fault(run: Run, dataset: Dataset) -> str:
     if not math.isclose((predictions == labels).mean(), run.final_accuracy):
         return f"test_accuracy {run.final_accuracy:.4f} is not that of predictions.npy"
     made = run.provenance
-    if (made["data"]["fingerprint"], made["train_images"], made["test_images"]) != (
-        dataset.fingerprint,
-        images,
-        len(labels),
-    ):
+    if (data_identity(made), made["train_images"], made["test_images"]) != (dataset.identity, images, len(labels)):
         return "provenance.json names other data"
     return ""
 
 
 def check_weights(run: Run, file: Path, summary: dict[str, Any], dataset: Dataset) -> Check:
-    """A weight file loads, has the stated parameters, and predicts what the run predicted."""
+    """A weight file loads, has the stated parameters, and predicts what the run predicted.
+
+    In the precision of this machine, on those test images that are the same in the run's copy of the data.
+    """
     what = f"weights {file.name}"
     network = next(network for network in summary["networks"] if network["run"] == run.name)
-    model = build_model(run.config.model)
+    model = build_model(run.config.model, width=run.config.width)
     try:
         weights = safetensors.torch.load_file(file)
         model.load_state_dict(weights)
@@ -173,20 +184,31 @@ def check_weights(run: Run, file: Path, summary: dict[str, Any], dataset: Datase
     images, labels = split(dataset, run.config)["test"]
     device = resolve_device()
     with working_on(device):
-        logits = predict(model.to(device), images.to(device), run.config.precision).cpu()
-    predictions = logits.argmax(1)
-    right = int((predictions == labels).sum())
-    stated = round(run.final_accuracy * len(labels))
-    other = int((predictions.numpy() != run.predictions()).sum())
+        precision = resolve_precision(_precision(run), device)
+        predictions = predict(model.to(device), images.to(device), precision).argmax(1).cpu().numpy()
+    same = np.ones(len(labels), bool)
+    same[[i for i in _differing(run, dataset) if i < len(labels)]] = False
+    predictions, recorded, truth = predictions[same], run.predictions()[same], labels.numpy()[same]
+    right, stated, other = ((predictions == truth).sum(), (recorded == truth).sum(), (predictions != recorded).sum())
     allowed_right, allowed_other = (
-        math.ceil(share * len(labels)) for share in (ACCURACY_TOLERANCE, PREDICTIONS_TOLERANCE)
+        math.ceil(share * len(truth)) for share in (ACCURACY_TOLERANCE, PREDICTIONS_TOLERANCE)
     )
     return Check(
         what,
-        abs(right - stated) <= allowed_right and other <= allowed_other,
-        f"{count:,} parameters; {right:,} of {len(labels):,} right, stated {stated:,} (± {allowed_right}); "
-        f"{other} predicted otherwise (at most {allowed_other})",
+        bool(abs(right - stated) <= allowed_right and other <= allowed_other),
+        f"{count:,} parameters; {right:,} of {len(truth):,} right, stated {stated:,} (± {allowed_right}); "
+        f"{other} predicted otherwise (at most {allowed_other}), in {precision}",
     )
+
+
+def _precision(run: Run) -> str:
+    """What a run is tried again in: what it was trained in where that is float32, else what this machine has."""
+    return "float32" if run.provenance["precision"] == "float32" else "auto"
+
+
+def _differing(run: Run, dataset: Dataset) -> Sequence[int]:
+    """The test images that are others than those of the run."""
+    return differing_test_images(dataset.fingerprint, run.provenance["data"]["fingerprint"])
 
 
 def _check_numbers(
@@ -198,23 +220,34 @@ def _check_numbers(
     done = {s.name: s for s in execution.execute(ran, profile, scratch / "notebooks", overrides)}
     again = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
     expected = make_summary(profile, dataset, overrides, again, summary["origin"])
+    expected["data"] |= {name: summary["data"][name] for name in ("source", "fingerprint")}  # as checked before
+    expected["files"] = summary.get("files")  # of which pages, figures and weights are checked one by one
     # As JSON has it: tuples are lists, and a float is what its digits say.
     difference = first_difference(summary, json.loads(json.dumps(expected)))
     yield Check("summary.json", not difference, difference or "every number is that of the records")
     out = scratch / "report"
     render_report(again, expected, found, out)
+    copies = {dataset.source: summary["data"]["source"]}
+    for length in (len(dataset.fingerprint), 16):
+        copies[dataset.fingerprint[:length]] = summary["data"]["fingerprint"][:length]
     for name in ("report.md", "report.html"):
-        yield check_page(folder / name, out / name)
+        yield check_page(folder / name, out / name, copies)
     yield check_figures(folder, out)
 
 
-def check_page(file: Path, expected: Path) -> Check:
-    """A page says what the one says that was rendered from the records."""
+def check_page(file: Path, expected: Path, copies: Mapping[str, str] | None = None) -> Check:
+    """A page says what the one says that was rendered from the records.
+
+    ``copies`` holds what names the data here → what the report, made on another copy of it, has in its place.
+    """
     try:
         stated = _lines(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         return Check(file.name, False, f"cannot be read: {_one_line(error)}")
-    fault = _first_different_line(stated, _lines(expected.read_text(encoding="utf-8")))
+    given = _lines(expected.read_text(encoding="utf-8"))
+    for here, there in (copies or {}).items():
+        given = [line.replace(here, there) for line in given]
+    fault = _first_different_line(stated, given)
     return Check(file.name, not fault, fault or f"{len(stated):,} lines are those that the records give")
 
 
@@ -280,8 +313,9 @@ def check_figures(folder: Path, out: Path) -> Check:
 
 def check_losses(run: Run, dataset: Dataset, epochs: int) -> Check:
     """Repeat the first epochs of a run and compare the training loss of their steps."""
-    config = run.config.replace(probe_every=0, keep_path=False)
-    repeated = fit(build_model(config.model, config.seed), dataset, config, stop_after=epochs, progress=False).losses
+    config = run.config.replace(probe_every=0, keep_path=False, precision=_precision(run))
+    model = build_model(config.model, config.seed, config.width)
+    repeated = fit(model, dataset, config, stop_after=epochs, progress=False).losses
     recorded = run.losses[: len(repeated)]
     repeated = repeated[: len(recorded)]
     same = int((repeated == recorded).sum())

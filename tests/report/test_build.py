@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from cifarnb import runs
+from cifarnb.config import ConfigError
 from cifarnb.models import build_model, count_parameters
 from cifarnb.report import build
 
@@ -30,7 +33,7 @@ def test_the_summary_has_every_network_with_the_numbers_of_its_run(smoke, summar
     assert [n["name"] for n in summary["networks"]] == ["simple_cnn", "resnet6", "resnet9", "vgg_a", "vgg_a_bn"]
     for network in summary["networks"]:
         run = recorded(smoke, network["run"])
-        assert network["parameters"] == count_parameters(build_model(network["name"]))
+        assert network["parameters"] == count_parameters(build_model(network["name"], width=run.config.width))
         assert network["final_accuracy"] == {
             "mean": run.history.test_accuracy.iloc[-1], "ci95": None, "values": [run.history.test_accuracy.iloc[-1]],
         }  # fmt: skip
@@ -76,7 +79,7 @@ def test_the_weights_beside_the_report_are_those_of_the_runs(smoke, summary):
         placed = safetensors.torch.load_file(smoke / "weights" / f"{network['name']}.safetensors")
         own = recorded(smoke, network["run"]).weights()
         assert {*placed} == {*own}
-        large = network["name"].startswith("vgg")  # in half the precision, to take half the room
+        large = network["parameters"] > build.HALF_ABOVE  # in half the precision, to take half the room
         for name, part in placed.items():
             assert torch.equal(part, own[name].half() if large and part.is_floating_point() else own[name])
         (line,) = [line for line in readme.splitlines() if network["run"] in line]
@@ -85,9 +88,22 @@ def test_the_weights_beside_the_report_are_those_of_the_runs(smoke, summary):
         assert f"test accuracy {network['final_accuracy']['mean']:.2%}" in line
 
 
+def test_large_networks_weights_are_kept_in_half_the_precision(remake, smoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "HALF_ABOVE", 100_000)
+    ok, _ = remake(tmp_path / "out", smoke.parent / "runs")
+    assert ok
+    kinds = {}
+    for name in ("simple_cnn", "resnet6"):
+        weights = safetensors.torch.load_file(tmp_path / "out" / "weights" / f"{name}.safetensors")
+        kinds[name] = {part.dtype for part in weights.values() if part.is_floating_point()}
+    assert kinds == {"simple_cnn": {torch.float32}, "resnet6": {torch.float16}}
+
+
 def test_the_records_beside_the_report_are_those_of_the_runs(smoke, summary):
     wanted = sum(section["runs_wanted"] for section in summary["sections"])
     records = {path.name: path for path in (smoke / "runs").iterdir()}
+    assert summary["runs"] == [name for name in summary["runs"] if name in records]
+    assert len(summary["runs"]) == len(records)
     assert len(records) == wanted == sum(section["runs"] for section in summary["sections"])
     for name, path in records.items():
         own = recorded(smoke, name).path
@@ -170,7 +186,96 @@ def test_numbers_that_json_does_not_have_become_null():
 
 def test_runs_within_the_project_are_named_relative_to_it(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(build, "_build", lambda *given, **_: seen.append(given[4]["runs_dir"]) or True)
+
+    def execute(wanted, profile, out, overrides, **_):
+        seen.append(overrides["runs_dir"])
+        return []
+
+    monkeypatch.setattr(build.execution, "execute", execute)
     for folder in (runs.project_root() / "reports" / "there" / "runs", tmp_path / "runs"):
-        assert build.build_report("smoke", out=tmp_path / "out", runs_dir=folder, train=False)
+        assert build.build_report("smoke", out=tmp_path / "out", runs_dir=folder, train=False, say=lambda _: None)
     assert seen == [str(Path("reports/there/runs")), str((tmp_path / "runs").resolve())]
+
+
+def tree(folder):
+    """All files of a folder with their content."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def there(smoke, tmp_path):
+    """A copy of the smoke report in a folder that also has what is not the report's."""
+    out = shutil.copytree(smoke, tmp_path / "report")
+    (out / "figures" / "mine.png").write_bytes(b"mine")
+    (out / "runs" / ".DS_Store").write_bytes(b"")
+    (out / "runs" / "vgg_a-0123456789ab.part").mkdir()
+    (out / "runs" / "vgg_a-0123456789ab.part" / "checkpoint.pt").write_bytes(b"hours")
+    return out
+
+
+def without_dates(content):
+    return re.sub(rb'("finished": "[^"]*")', b"", content)
+
+
+def test_a_report_of_its_own_records_is_the_same_report(remake, there):
+    before = tree(there)
+    ok, said = remake(there, there / "runs")
+    assert ok
+    assert str(there / "report.html") in said[-1]
+    after = tree(there)
+    assert after.keys() == before.keys()
+    changed = [name for name in after if without_dates(after[name]) != without_dates(before[name])]
+    assert changed == []
+
+
+def test_a_report_with_fewer_runs_leaves_the_one_that_is_there_as_it_is(remake, there, smoke, tmp_path):
+    (tmp_path / "runs").mkdir()
+    missing = json.loads((there / "summary.json").read_text())["runs"]
+    for name in missing[3:]:
+        shutil.copytree(smoke.parent / "runs" / name, tmp_path / "runs" / name)
+    before = tree(there)
+    ok, (line,) = remake(there, tmp_path / "runs")
+    assert not ok
+    assert line.startswith(f"{there}: left as it is")
+    assert all(name in line for name in missing[:3])
+    assert "--out" in line
+    assert "--replace" in line
+    assert tree(there) == before
+    ok, _ = remake(there, tmp_path / "runs", replace=True)
+    assert ok
+    after = tree(there)
+    kept = [name for name in before if name.startswith(("runs/", "weights/")) or name == "figures/mine.png"]
+    assert all(name in after for name in kept)
+    assert json.loads(after["summary.json"])["runs"] == missing[3:]
+
+
+def test_other_data_finds_no_run_and_leaves_the_report_as_it_is(remake, there, tmp_path):
+    images, labels = np.zeros((20, 32, 32, 3), np.uint8), np.arange(20, dtype=np.uint8) % 10
+    np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    before = tree(there)
+    ok, (line,) = remake(there, there / "runs", data=str(tmp_path / "other.npz"))
+    assert (ok, "only 0 were found" in line) == (False, True)
+    assert tree(there) == before
+
+
+@pytest.mark.parametrize("what", ["a folder of somebody", "the sources"])
+def test_a_folder_that_is_no_place_for_a_report_is_refused_before_anything_is_touched(remake, tmp_path, smoke, what):
+    out = runs.project_root() if what == "the sources" else tmp_path / "theirs"
+    if what != "the sources":
+        (out / "runs").mkdir(parents=True)
+        (out / "runs" / "events.tfevents").write_bytes(b"weeks")
+    before = sorted(path.name for path in out.iterdir())
+    with pytest.raises(ConfigError, match=r"holds the sources|neither new, nor empty, nor a report"):
+        remake(out, smoke.parent / "runs")
+    assert sorted(path.name for path in out.iterdir()) == before
+
+
+def test_on_a_machine_without_bfloat16_the_runs_are_found(remake, there, monkeypatch):
+    """As on one with it, since they were asked as auto."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    before = json.loads((there / "summary.json").read_text())
+    ok, _ = remake(there, there / "runs")
+    assert ok
+    after = json.loads((there / "summary.json").read_text())
+    assert after["runs"] == before["runs"]
+    assert after["networks"] == before["networks"]

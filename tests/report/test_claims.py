@@ -2,7 +2,20 @@ import math
 
 import pytest
 
-from cifarnb.report.claims import CLAIMS, CONFIRMED, NOISE, NOT_CONFIRMED, NOT_RUN, NOT_TESTED, REPORTED, judge
+from cifarnb.models import LABELS
+from cifarnb.report.claims import (
+    CLAIMS,
+    CONFIRMED,
+    NOISE,
+    NOT_COMPARABLE,
+    NOT_CONFIRMED,
+    NOT_RUN,
+    NOT_TESTED,
+    REPORTED,
+    TOO_SHORT,
+    VERDICTS,
+    judge,
+)
 from cifarnb.report.sections import NETWORKS
 from cifarnb.report.significance import mean_and_interval, sampling_difference, sampling_interval, seed_difference
 
@@ -30,6 +43,7 @@ def network(name, accuracies=(0.5,), **measured):
     """The numbers of a network that ran, as ``summary.describe_network`` gives them; as many as claims need."""
     numbers = {
         "name": name,
+        "label": LABELS[name],
         "final_accuracy": mean_and_interval(accuracies),
         "best_accuracy": mean_and_interval([a + 0.01 for a in accuracies]),
         "best_epochs": mean_and_interval([58]),
@@ -38,7 +52,9 @@ def network(name, accuracies=(0.5,), **measured):
         "mean_train_loss": mean_and_interval([1.0]),
         "loss_fluctuation": mean_and_interval([1.0]),
         "test_images": 10_000,
+        "seconds_per_image": 1e-4,
         "device_name": "a small machine",
+        "precision": "float32",
         "landscape": None,
         "probes": None,
         "rates": None,
@@ -133,13 +149,51 @@ def test_the_better_network_is_told_from_noise(claim, better, worse):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [([4.0], CONFIRMED), ([4.5], NOISE), ([5.2], NOISE), ([6.0], NOT_CONFIRMED), ([4.0, 4.1, 4.05], CONFIRMED)],
+    ("others", "expected"),
+    [
+        ({"resnet6": 12.3, "vgg_a": 52.3}, CONFIRMED),
+        ({"resnet6": 12.3, "vgg_a": 2.51}, CONFIRMED),  # 2 · 1.25, by the fastest of the others
+        ({"resnet6": 12.3, "vgg_a": 2.49}, NOISE),
+        ({"resnet9": 1.61}, NOISE),
+        ({"resnet9": 1.59}, NOT_CONFIRMED),
+        ({"resnet6": 12.3, "vgg_a_bn": 0.5}, NOT_CONFIRMED),
+    ],
 )
-def test_the_simple_cnn_is_fast_by_the_write_ups_clock(seconds, expected):
-    judged = verdict("fast", network("simple_cnn", seconds_per_epoch=mean_and_interval(seconds)))
+@pytest.mark.parametrize("pace", [1e-6, 1e-4, 3600.0])
+def test_the_simple_cnn_is_very_fast_beside_the_others_on_whatever_machine(others, expected, pace):
+    """``pace`` is that of the machine, in seconds an image."""
+    simple = network("simple_cnn", seconds_per_image=pace, seconds_per_epoch=mean_and_interval([50_000 * pace]))
+    judged = verdict("fast", simple, *(network(name, seconds_per_image=ratio * pace) for name, ratio in others.items()))
     assert judged["verdict"] == expected
-    assert judged["here"].endswith("s per epoch on a small machine")
+    nearest = min(others, key=others.get)
+    assert judged["here"].startswith(f"{50_000 * pace:.3g} s per epoch on a small machine, {others[nearest]:.3g} times")
+    assert LABELS[nearest] in judged["here"]
+    assert "a small machine in float32" in judged["test"]
+    assert judged["reported"] == "about 4.89 s per epoch"
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [{"device_name": "a small machine (2 threads)"}, {"precision": "bfloat16"}],
+    ids=["device", "precision"],
+)
+def test_times_of_different_machines_are_not_compared(elsewhere):
+    simple = network("simple_cnn")
+    other = network("resnet6", seconds_per_image=1.0, **elsewhere)
+    for networks in ([simple], [simple, other]):
+        judged = verdict("fast", *networks)
+        assert judged["verdict"] == NOT_COMPARABLE
+        assert judged["here"] == "4.89 s per epoch on a small machine"
+        assert "no other network was trained on a small machine in float32" in judged["test"]
+    here = network("vgg_a", seconds_per_image=2.2e-4)
+    judged = verdict("fast", simple, other, here)
+    assert judged["verdict"] == NOISE
+    assert LABELS["vgg_a"] in judged["here"]
+
+
+def test_every_verdict_is_known_to_those_who_count_them():
+    assert set(VERDICTS) == {CONFIRMED, NOT_CONFIRMED, NOISE, NOT_TESTED, NOT_COMPARABLE, TOO_SHORT, NOT_RUN}
+    assert verdict("fast", network("simple_cnn"))["verdict"] in VERDICTS
 
 
 @pytest.mark.parametrize(
@@ -209,3 +263,120 @@ def test_what_did_not_run_is_not_judged():
     assert verdict("deeper", network("resnet9"), nothing[1])["verdict"] == NOT_RUN
     only_adam = network("vgg_a", probes={"adam": {}}), network("vgg_a_bn", probes={"adam": {}})
     assert verdict("beta", *only_adam)["verdict"] == NOT_RUN
+
+
+STUCK, LEARNS = [None, None], [None, 40]  # the steps from which on the loss stays below its start, a seed each
+
+
+@pytest.mark.parametrize("claim", ["normed", "lower", "faster", "steadier"])
+@pytest.mark.parametrize("stuck", ["vgg_a", "vgg_a_bn"])
+def test_a_network_that_did_not_learn_decides_no_claim(claim, stuck):
+    """A flat network looks smooth, steady and insensitive."""
+    better, worse = network("vgg_a_bn", [0.7], final_train_loss=mean_and_interval([0.1])), network("vgg_a", [0.1])
+    learns = [n | {"learns_from": STUCK if n["name"] == stuck else LEARNS} for n in (better, worse)]
+    judged = verdict(claim, *learns)
+    assert judged["verdict"] == NOT_COMPARABLE
+    assert "does not come below 2.29" in judged["here"]
+    assert "decides nothing" in judged["test"]
+    assert ("with batch norm" if stuck == "vgg_a_bn" else "without") in judged["here"] or LABELS[stuck] in judged[
+        "here"
+    ]
+    assert (
+        verdict(claim, better | {"learns_from": LEARNS}, worse | {"learns_from": LEARNS})["verdict"] != NOT_COMPARABLE
+    )
+    for profile in ("smoke", "quick"):
+        assert verdict(claim, *learns, profile=profile)["verdict"] == TOO_SHORT
+
+
+@pytest.mark.parametrize(("claim", "place"), [("band", "landscape"), ("rates", "rates")])
+def test_rates_of_which_none_learns_decide_no_claim(claim, place):
+    def of(normed, plain):
+        numbers = {
+            "median_band_width": mean_and_interval([0.1]),
+            "within_one_point": mean_and_interval([9]),
+            "runs": [],
+        }
+        both = {"vgg_a_bn": normed, "vgg_a": plain}
+        return verdict(claim, *(network(n, **{place: numbers | {"learns_from": s}}) for n, s in both.items()))
+
+    assert of(LEARNS, STUCK)["verdict"] == NOT_COMPARABLE
+    assert "without batch norm: the loss" in of(LEARNS, STUCK)["here"]
+    assert of(STUCK, LEARNS)["verdict"] == NOT_COMPARABLE
+    assert of(LEARNS, LEARNS)["verdict"] == NOISE
+
+
+@pytest.mark.parametrize("claim", ["beta", "gradient"])
+def test_walks_decide_by_the_pairs_of_which_both_networks_learn(claim):
+    def of(paper, second):
+        """Each the values with batch norm and without, or None where the plain network is stuck."""
+        networks = []
+        for side, name in enumerate(("vgg_a_bn", "vgg_a")):
+            probes = {}
+            for kind, lr, values in (("sgd", 0.1, paper), ("second_sgd", 0.2, second)):
+                measured = values and mean_and_interval(values[side])
+                since = {
+                    "learns_from": LEARNS if values or not side else STUCK,
+                    "compared_from": LEARNS if values else STUCK,
+                }
+                probes[kind] = {"lr": lr, "beta": measured, "gradient_change": measured, **since}
+            networks.append(network(name, probes=probes))
+        return verdict(claim, *networks)
+
+    lower, higher = ([1.0, 1.1, 1.0], [2.0, 2.1, 2.0]), ([2.0, 2.1, 2.0], [1.0, 1.1, 1.0])
+    assert of(lower, lower)["verdict"] == CONFIRMED
+    assert of(higher, higher)["verdict"] == NOT_CONFIRMED
+    assert of(lower, higher)["verdict"] == of(higher, lower)["verdict"] == NOISE  # they must agree
+    one = of(None, lower)
+    assert one["verdict"] == CONFIRMED
+    assert "without batch norm: the loss does not come below 2.29 to stay (learning rate 0.1)" in one["here"]
+    assert "1.03 ± 0.14 with batch norm, 2.03 ± 0.14 without (learning rate 0.2)" in one["here"]
+    assert of(None, None)["verdict"] == NOT_COMPARABLE
+
+
+def test_with_every_seed_one_of_the_two_may_be_stuck():
+    since = {"compared_from": STUCK}
+    networks = [
+        network(name, probes={"sgd": {"beta": None, "gradient_change": None, "learns_from": learns, **since}})
+        for name, learns in (("vgg_a_bn", [None, 0]), ("vgg_a", [0, None]))
+    ]
+    judged = verdict("beta", *networks)
+    assert judged["verdict"] == NOT_COMPARABLE
+    assert "with every seed one of the two" in judged["here"]
+
+
+def test_the_band_is_told_with_its_seeds_and_that_of_the_narrow_networks_must_agree():
+    def of(narrow, plain_narrow):
+        networks = []
+        for name, width, measured in (("vgg_a_bn", 0.4, narrow), ("vgg_a", 0.8, plain_narrow)):
+            common = {"lrs": [0.1], "runs": []}
+            landscape = common | {"width": 1.0, "median_band_width": mean_and_interval([width])}
+            narrow_landscape = common | {"width": 0.25, "median_band_width": mean_and_interval(measured)}
+            networks.append(network(name, landscape=landscape, narrow_landscape=narrow_landscape))
+        return verdict("band", *networks)
+
+    found = of([0.2, 0.21, 0.2], [0.5, 0.51, 0.5])
+    assert found["verdict"] == CONFIRMED
+    assert found["here"] == (
+        "median width of the band 0.4 with batch norm, 0.8 without (1 seed); "
+        "0.203 ± 0.014 with batch norm, 0.503 ± 0.014 without (VGG-A, ¼ as wide, 3 seeds)"
+    )
+    assert "1.25" in found["test"]
+    assert "Welch" in found["test"]
+    assert of([0.5, 0.51, 0.5], [0.2, 0.21, 0.2])["verdict"] == NOISE
+
+
+@pytest.mark.parametrize(("steps", "short"), [(99, True), (100, False)])
+def test_few_steps_are_too_short_to_tell_in_a_shortened_profile(steps, short):
+    networks = [network(name, [0.3], steps=steps) for name in ("vgg_a", "vgg_a_bn")]
+    for claim in ("normed", "lower"):
+        judged = verdict(claim, *networks, profile="quick")
+        assert (judged["verdict"] == TOO_SHORT) == short
+        assert ("after 99 steps" in judged["here"]) == short
+        assert ("fewer than 100 steps" in judged["test"]) == short
+        assert verdict(claim, *networks)["verdict"] == NOISE  # the full schedule is what it is
+
+
+def test_depth_takes_more_steps_to_show():
+    networks = [network("resnet9", [0.3], steps=9_999), network("resnet6", [0.5], steps=20_000)]
+    assert verdict("deeper", *networks, profile="quick")["verdict"] == TOO_SHORT
+    assert verdict("deeper", *networks)["verdict"] == NOT_CONFIRMED

@@ -55,3 +55,32 @@ def test_weights_are_named_by_run(shown, make_run):
     run = make_run()
     display.show_weights(run)
     assert f"`{run.name}/weights.safetensors`" in shown[0][0].data
+
+
+def test_result_and_curves_of_a_network(shown, make_run):
+    runs = [make_run("resnet6", accuracies=[0.5, 0.4]), make_run("resnet6", accuracies=[0.5, 0.4], seed=1)]
+    display.show_result(runs)
+    display.show_curves(runs)
+    about = [metadata["cifarnb"] for _, metadata in shown if metadata and "name" in metadata["cifarnb"]]
+    assert [output["name"] for output in about] == ["result-resnet6", "loss-resnet6", "accuracy-resnet6"]
+    result, loss, _ = (output["caption"] for output in about)
+    assert result.startswith("ResNet, 6 blocks: configuration and result, as the write-up reports them")
+    assert loss.startswith("ResNet, 6 blocks: loss per epoch over 2 epochs; seeds 0, 1:")
+    alts = [metadata["image/png"]["alt"] for _, metadata in shown if metadata and "image/png" in metadata]
+    assert alts == [
+        "Training loss falls from 1.25 to 1.00; test loss ends at 1.50.",
+        "Test accuracy is 50.00 ± 0.00% at its best and 40.00 ± 0.00% after the last epoch.",
+    ]
+    assert [data.data for data, metadata in shown if metadata is None] == [
+        f"Weights after the last epoch: `{runs[0].name}/weights.safetensors`"
+    ]
+
+
+def test_a_network_that_the_write_up_has_no_number_of_is_shown_as_such(shown, make_run):
+    display.show_result([make_run("vgg_a")])
+    assert "shows curves, no number" in shown[0][0].data
+
+
+def test_a_narrow_network_is_called_so(shown, make_run):
+    display.show_result([make_run("vgg_a", width=0.25)])
+    assert shown[0][0].data.startswith("*VGG-A, ¼ as wide: configuration and result")

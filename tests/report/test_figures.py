@@ -49,6 +49,9 @@ DRAWINGS = {  # every figure, drawn from few data
     "compare_curves": lambda run, data: figures.compare_curves({"A: $x$": [run(), run(seed=1)], "B": [run("resnet6")]}),
     "feature_maps": lambda run, data: figures.feature_maps(data.test_images[0], "cat", {"stem": torch.rand(8, 4, 4)}),
     "loss_landscape": lambda run, data: figures.loss_landscape({"vgg_a": (np.array([1.0, 2]), np.array([2.0, 3]))}),
+    "loss_landscapes": lambda run, data: figures.loss_landscapes(
+        {seed: {"vgg_a": (np.array([1.0, 2]), np.array([2.0, 3]))} for seed in (0, 1)}
+    ),
     "accuracy_against_parameters": lambda run, data: figures.accuracy_against_parameters(
         [network("simple_cnn", 62_006, 0.5, 0.64)]
     ),
@@ -69,11 +72,11 @@ def network(name, parameters, mean, reported):
     return numbers | {"final_accuracy": final, "reported_accuracy": reported}
 
 
-def probed(**columns):
+def probed(learns_from=0, **columns):
     """A run with as much of its probes as a figure needs: by default two steps, 0 and 10."""
     steps = {"step": [0, 10], "loss": [2.0, 1], "loss_min": [1.0, 0.5], "loss_max": [3.0, 2]}
     steps |= {"change_min": [0.1, 0.2], "change_max": [1.0, 2], "beta": [5.0, 6]}
-    return SimpleNamespace(probes=pd.DataFrame(steps | columns))
+    return SimpleNamespace(probes=pd.DataFrame(steps | columns), learns_from=learns_from)
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
@@ -283,6 +286,39 @@ def test_walks_are_the_bands_of_the_first_run_and_the_median_smoothness():
     assert [ax.get_xlabel() for ax in figure.axes] == ["", "", "step"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [LABELS[name] for name in runs]
     assert [ax.get_legend() for ax in figure.axes] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("plain", "normed", "until"), [(10, 3, 10), (3, 10, 10), (0, 4, 4), (0, 0, None), (None, 0, 20), (7, None, 20)]
+)
+def test_the_steps_before_both_networks_learn_are_marked(plain, normed, until):
+    columns = dict.fromkeys([*COLUMNS, "beta"], [1.0] * 3) | {"step": [0, 10, 20]}
+    other_seed = probed(learns_from=15, **columns)  # the bands are the first run's, and so is the mark
+    runs = {
+        "vgg_a": [probed(learns_from=plain, **columns), other_seed],
+        "vgg_a_bn": [probed(learns_from=normed, **columns), other_seed],
+    }
+    figure = figures.probes(runs)
+    for ax in figure.axes:
+        marks = [(mark.get_x(), mark.get_x() + mark.get_width()) for mark in ax.patches]
+        assert marks == ([] if until is None else [(0, until)])
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert ("before both learn" in legend) == (until is not None)
+
+
+def test_the_landscape_of_every_seed_has_a_panel_of_its_own():
+    by_seed = {
+        3: {"vgg_a": (np.array([1.0, 2]), np.array([3.0, 8])), "vgg_a_bn": (np.ones(2), np.full(2, 2.0))},
+        0: {"vgg_a": (np.array([1.0, 1]), np.array([2.0, 2])), "vgg_a_bn": (np.ones(2), np.full(2, 4.0))},
+    }
+    figure = figures.loss_landscapes(by_seed, every=5)
+    assert [ax.get_title() for ax in figure.axes] == ["seed 3", "seed 0"]
+    for ax, envelopes in zip(figure.axes, by_seed.values(), strict=True):
+        for (name, (low, high)), collection in zip(envelopes.items(), ax.collections, strict=True):
+            assert band(collection) == {1: (low[0], high[0]), 6: (low[1], high[1])}
+            assert same_color(collection.get_facecolor()[0][:3], COLORS[name])
+        assert ax.get_ylim() == pytest.approx((0, 1.1 * np.quantile([3.0, 8], 0.995)))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [LABELS["vgg_a"], LABELS["vgg_a_bn"]]
 
 
 def test_two_sides_are_told_apart_by_colour_and_line(make_run):

@@ -3,6 +3,7 @@ import re
 import pytest
 
 from cifarnb.report import front
+from cifarnb.report.claims import NOT_COMPARABLE
 from cifarnb.runs import describe_origin
 
 
@@ -66,14 +67,19 @@ def test_the_claims_stand_at_the_front_with_their_verdicts(make_run, make_summar
     low, high = [0.2] * 4, [0.9] * 4
 
     def page(simple, residual):
-        runs = {"simple_cnn": [make_run(accuracies=simple)], "resnet6": [make_run("resnet6", accuracies=residual)]}
+        elsewhere = {"device_name": "another machine"}
+        deeper = make_run("resnet6", accuracies=residual, provenance=elsewhere)
+        runs = {"simple_cnn": [make_run(accuracies=simple)], "resnet6": [deeper]}
         return re.sub(" +", " ", front.front_page(make_summary(**runs)))
 
     claim = "| Residual connections and batch norm do much better than the simple CNN. | 77.06% against 64% |"
     link = "[–](#table-networks) |"
     assert f"{claim} 90.00% against 20.00%, +70.0 points | **confirmed** | {link}" in page(low, high)
     assert f"{claim} 20.00% against 90.00%, -70.0 points | **not confirmed** | {link}" in page(high, low)
-    assert "- **The write-up's 15 claims:** 3 confirmed, 1 not confirmed, 1 within noise, 10 not run" in page(low, high)
+    counted = f"3 confirmed, 1 not confirmed, 1 {NOT_COMPARABLE}, 10 not run"
+    assert f"- **The write-up's 15 claims:** {counted}" in page(low, high)
+    counted = f"3 confirmed, 1 within noise, 1 {NOT_COMPARABLE}, 10 not run"
+    assert f"- **The write-up's 15 claims:** {counted}" in page(high, high)
 
 
 def test_a_front_page_without_any_run(make_summary):
@@ -101,6 +107,21 @@ def test_the_provenance_names_data_software_and_every_run(make_run, make_summary
     assert first == [f"`{runs[0].name}`", "0", "0.001", "3", machine, "float32", "`0123456789`", when, "12 s"]
     commit = "`0123456789` with uncommitted changes"
     assert second == [f"`{runs[1].name}`", "7", "0.25", "5", machine, "bfloat16", commit, when, "3,723 s"]
+
+
+def test_the_provenance_says_in_what_the_runs_differ(make_run, make_summary):
+    copies = [
+        {"data": {"fingerprint": "a" * 64}, "precision": "bfloat16"},
+        {"data": {"fingerprint": "b" * 64}, "precision": "float32"},
+        {"data": {"fingerprint": "a" * 64}, "precision": "bfloat16"},
+    ]
+    runs = [make_run(provenance=made) for made in copies]
+    line = (
+        "- The runs differ in precision (bfloat16: 2, float32: 1); the copy of the data "
+        f"(`{'a' * 16}…`: 2, `{'b' * 16}…`: 1)"
+    )
+    assert line in front.provenance(make_summary(), runs).splitlines()
+    assert "differ" not in front.provenance(make_summary(), runs[:1])
 
 
 def test_provenance_without_runs(make_summary):

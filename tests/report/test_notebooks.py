@@ -1,20 +1,31 @@
 """The notebooks and their parameters, as they are stored and as they run."""
 
+import ast
+import itertools
+import math
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
 import yaml
+from papermill.exceptions import PapermillExecutionError
 
+from cifarnb.models import build_model, count_multiply_adds
 from cifarnb.report import execution, sections
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = ("smoke", "full")
+LONG = 30  # nodes of a statement's syntax tree: more than a call with its arguments
+
+
+def code_of(path):
+    return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +46,34 @@ def test_stored_without_outputs_and_ready_for_papermill(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_cells_define_no_functions(path):
+    definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    for node in ast.walk(ast.parse(code_of(path))):
+        assert not isinstance(node, definitions), node.name
+        assert not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda)), ast.unparse(node)
+
+
+def test_no_two_cells_say_the_same_in_code():
+    """Statements as they read, with other words in them: what is said twice belongs into the library."""
+    said = defaultdict(list)
+    for path in NOTEBOOKS:
+        for statement in ast.parse(code_of(path)).body:
+            if isinstance(statement, ast.Import | ast.ImportFrom | ast.AnnAssign):
+                continue
+            place = path.stem, ast.unparse(statement)
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Constant):
+                    node.value = ...
+            if len([*ast.walk(statement)]) > LONG:
+                said[ast.dump(statement)].append(place)
+    assert not [places for places in said.values() if len(places) > 1]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_parameter_is_typed_and_explained(path):
     (cell,) = [c for c in nbformat.read(path, as_version=4).cells if c.metadata.get("tags") == ["parameters"]]
     declared = sections.declared(path.stem)
-    assert len(declared) == len(cell.source.splitlines())  # papermill passes over a line that it does not understand
+    assert len(declared) == len(cell.source.splitlines())
     for name, parameter in declared.items():
         assert parameter.type in sections._TYPES, name
         assert parameter.help, name
@@ -71,9 +106,65 @@ def test_full_is_the_write_ups_schedule():
     assert get("resnet6") == ("adam", 1e-4, "cosine", 100, 32, True)
     assert get("resnet9") == ("adam", 1e-4, "cosine", 180, 32, True)
     assert get("vgg_a") == get("vgg_a_bn") == ("adam", 5e-4, "none", 20, 128, False)
-    assert {c.lr for c in sections.landscape_configs("vgg_a", "full")} == {1e-3, 2e-3, 1e-4, 5e-4}
+    given = sections.values("04_batchnorm", "full")
+    assert {c.lr for c in sections.landscape_configs(given, "vgg_a")} == {1e-3, 2e-3, 1e-4, 5e-4}
     for model in sections.NETWORKS:
         assert all(c.train_size == c.test_size == 0 for c in sections.configs(model, "full"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_checked_before_anything_is_made_of_them(path):
+    """And no later cell gives another meaning to a parameter's name, so that the check may be run again."""
+    first, second, *later = [
+        ast.parse(c.source) for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"
+    ]
+    imports = (ast.Import, ast.ImportFrom)
+    called = next(statement for statement in second.body if not isinstance(statement, imports))
+    assert ast.unparse(called) == "sections.validate_parameters(globals())"
+    declared = {statement.target.id for statement in first.body}
+    assert declared == set(sections.declared(path.stem))
+    names = [node for cell in (second, *later) for node in ast.walk(cell) if isinstance(node, ast.Name)]
+    assert not declared & {name.id for name in names if isinstance(name.ctx, ast.Store)}
+
+
+def operations(config):
+    """Of its training and its walks: a multiply-add is two, and a gradient takes three times the forward pass."""
+    multiply_adds = count_multiply_adds(build_model(config.model, width=config.width))
+    steps = config.epochs * math.ceil((config.train_size or 50_000) / config.batch_size)
+    gradients = 0
+    if config.probe_every:
+        gradients = math.ceil(steps / config.probe_every) * (1 + len(config.probe_along) * config.probe_points)
+    return 6 * multiply_adds * config.batch_size * (steps + gradients)
+
+
+def test_what_full_adds_to_the_assignment_takes_two_cores_some_hours():
+    why = [
+        config for same in sections.why_configs(sections.values("05_why_batchnorm", "full")).values() for config in same
+    ]
+    given = sections.values("04_batchnorm", "full")
+    narrow = [config for model in ("vgg_a", "vgg_a_bn") for config in sections.narrow_configs(given, model)]
+    assert sum(map(operations, [*why, *narrow])) < 3e15
+
+
+def test_in_full_the_walks_are_on_vgg_a_over_an_epoch_with_three_seeds():
+    runs = sections.why_configs(sections.values("05_why_batchnorm", "full"))
+    for kind, lr, along in (("sgd", 0.1, 1), ("second_sgd", 0.2, 1), ("adam", 5e-4, 2)):
+        assert {(c.model, c.seed) for c in runs[kind]} == set(itertools.product(("vgg_a", "vgg_a_bn"), (0, 1, 2)))
+        assert {(c.width, c.lr, c.momentum * (c.optimizer == "sgd"), c.epochs) for c in runs[kind]} == {(1, lr, 0, 1)}
+        assert {(c.precision, len(c.probe_along), c.probe_points) for c in runs[kind]} == {("auto", along, 8)}
+    rest = [c for kind in ("noise_sgd", "noise_adam", "rates") for c in runs[kind]]
+    assert {c.width for c in rest} == {0.25}
+    assert {c.width for c in runs["skip"]} == {1.0}
+    assert all(c.keep_path for c in runs["noise_adam"])
+
+
+def test_in_full_the_landscape_is_on_one_seed_and_a_quarter_as_wide_on_all():
+    given = sections.values("04_batchnorm", "full")
+    assert {(c.seed, c.width) for c in sections.landscape_configs(given, "vgg_a")} == {(0, 1.0)}
+    narrow = sections.narrow_configs(given, "vgg_a_bn")
+    assert {c.width for c in narrow} == {0.25}
+    assert {(c.seed, c.lr) for c in narrow} == set(itertools.product(given["seeds"], given["landscape_lrs"]))
+    assert sections.narrow_configs(given | {"narrow_epochs": 0}, "vgg_a") == []
 
 
 def test_every_section_of_the_smoke_report_is_executed_to_its_end(smoke):
@@ -102,6 +193,15 @@ def test_a_section_runs_by_hand_with_papermill_alone(smoke, tmp_path):
     assert '"epochs": 1' in (run / "config.json").read_text()
 
 
+def test_papermill_alone_does_not_train_where_it_is_told_so_in_text(tmp_path):
+    parameters = {"data": "synthetic", "runs_dir": str(tmp_path), "train": "false", "epochs": 1, "train_size": 128}
+    with pytest.raises(PapermillExecutionError, match="NotRunError"):
+        papermill.execute_notebook(
+            "notebooks/01_simple_cnn.ipynb", str(tmp_path / "o.ipynb"), parameters, progress_bar=False
+        )
+    assert not list(tmp_path.glob("simple_cnn-*"))
+
+
 def test_a_number_that_yaml_reads_as_text_is_taken_as_the_number_by_papermill_alone(tmp_path):
     parameters = {
         "data": "synthetic",
@@ -116,3 +216,16 @@ def test_a_number_that_yaml_reads_as_text_is_taken_as_the_number_by_papermill_al
     )
     (run,) = tmp_path.glob("simple_cnn-*")
     assert '"lr": 0.001' in (run / "config.json").read_text()
+
+
+def test_quick_shows_section_2_on_narrow_networks_with_enough_steps_to_tell():
+    headline = sections.values("04_batchnorm", "quick")
+    why = sections.why_configs(sections.values("05_why_batchnorm", "quick"))
+    vgg = [c for same in why.values() for c in same if c.model.startswith("vgg")]
+    for config in [
+        *vgg,
+        *sections.landscape_configs(headline, "vgg_a"),
+        *sections.network_configs(headline, "vgg_a_bn"),
+    ]:
+        assert config.width == 0.25
+        assert config.epochs * math.ceil(config.train_size / config.batch_size) >= 100

@@ -173,14 +173,6 @@ def test_markdown_figures_are_on_disk(report: Report) -> None:
         assert (report.out / path).read_bytes() == base64.b64decode(png())
 
 
-def test_figures_of_an_earlier_rendering_go(report: Report) -> None:
-    report.cells(code(figure("a"), figure("old")))
-    notes = report.out / "figures" / "notes.txt"
-    notes.write_text("not ours")
-    report.cells(code(figure("a")))
-    assert sorted(path.name for path in (report.out / "figures").iterdir()) == ["01-a.png", "notes.txt"]
-
-
 def test_nothing_but_the_report_is_left_in_the_folder(report: Report) -> None:
     report.cells(code(figure("a")))
     names = sorted(str(path.relative_to(report.out)) for path in report.out.rglob("*"))

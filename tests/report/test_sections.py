@@ -1,9 +1,36 @@
 import re
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell
 
 from cifarnb.config import ConfigError
 from cifarnb.report import sections
+
+DECLARATIONS = """\
+epochs: int = 3  # passes (0 = none)
+train: bool = True  # train what is missing
+jobs: int = 1  # at a time
+lr: float = 0.1  # rate
+seeds: list[int] = [0]  # one run each
+data: str = "auto"  # which
+"""
+
+
+def refusal(call, *args):
+    """The one line with which it refuses."""
+    with pytest.raises(ConfigError) as refused:
+        call(*args)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def running(*cells):
+    """The namespace of a notebook that has executed these cells, and executes one more."""
+    namespace = {"In": ["", *cells, "from cifarnb.report import sections"]}
+    for cell in cells:
+        exec(cell, namespace)
+    return namespace
 
 
 def test_declared_parameters_have_type_default_and_help(project):
@@ -11,6 +38,75 @@ def test_declared_parameters_have_type_default_and_help(project):
     found = sections.declared("01_test")
     assert list(found) == ["epochs", "lr", "lrs", "name", "flag"]
     assert found["lrs"] == sections.Parameter("list[float]", [0.1], "rates")
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("a: int = 1  # b = 2, c: int = 3", ("int", 1, "b = 2, c: int = 3")),
+        ("a: int = 1", ("int", 1, "")),
+        ("# Of all:\n\na: int = -1  # # one", ("int", -1, "one")),
+        ('a: str = "# no = comment"  # text', ("str", "# no = comment", "text")),
+        ("a: list[float] = [  # rates\n    0.1,\n    1e-3,  # small\n]", ("list[float]", [0.1, 1e-3], "rates small")),
+        ("a: list[int] = [\n    0,\n]  # seeds", ("list[int]", [0], "seeds")),
+        ("a: float = 1  # whole", ("float", 1.0, "whole")),
+        ("a: bool = (\n    False  # or not\n)", ("bool", False, "or not")),
+    ],
+)
+def test_a_declaration_is_read_as_python_does(cell, expected):
+    before, after = "first: str = 'x'  # before\n", "\nlast: str = 'y'  # after"
+    found = sections.read_declarations(before + cell + after)
+    assert found == {
+        "first": sections.Parameter("str", "x", "before"),
+        "a": sections.Parameter(*expected),
+        "last": sections.Parameter("str", "y", "after"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("a = 3", ["expected is 'name: type = value"]),
+        ("a: int", ["expected is 'name: type = value"]),
+        ("print(1)", ["expected is 'name: type = value"]),
+        ("x.a: int = 3", ["expected is 'name: type = value"]),
+        ("a: dict = {}", ["dict", "unknown", "list[float]"]),
+        ("a: list = []", ["list", "did you mean list[int]"]),
+        ("a: int = 2 * 3", ["a", "plain value", "2 * 3"]),
+        ("a: float = {[1]: 2}", ["a", "plain value"]),
+        ("a: int = 2.5", ["a", "int", "2.5"]),
+        ("a: bool = 'perhaps'", ["a", "bool", "'perhaps'"]),
+        ("first: int = 3", ["first", "twice"]),
+        ("a: int = (3", ["not Python"]),
+        ("<<<<<<< HEAD", ["not Python"]),
+    ],
+)
+def test_a_parameters_cell_that_cannot_be_read_names_notebook_and_line(project, line, words):
+    folder = project()
+    rewrite(folder, lambda cells: cells[0].update(source=f"first: int = 1\n{line}"))
+    message = refusal(sections.declared, "01_test")
+    for word in [str(folder / "notebooks" / "01_test.ipynb"), "line 2", *words]:
+        assert word in message
+
+
+def rewrite(folder, change):
+    path = folder / "notebooks" / "01_test.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    change(notebook.cells)
+    nbformat.write(notebook, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda cells: cells[0].metadata.pop("tags"), 0),
+        (lambda cells: cells.append(new_code_cell("a: int = 1", metadata={"tags": ["parameters"]})), 2),
+    ],
+)
+def test_one_cell_alone_declares_parameters(project, change, found):
+    rewrite(project(), change)
+    message = refusal(sections.declared, "01_test")
+    assert f"01_test.ipynb: one cell must have the tag parameters, not {found}" in message
 
 
 def test_titles_are_the_headings_of_the_report():
@@ -40,6 +136,7 @@ def test_a_section_without_a_heading_goes_by_its_name(project):
         ("epochs: 7\nflag: true", {"epochs": 7, "flag": True}),
         ("", {}),
         ("# nothing", {}),
+        ("flag: 'false'", {"flag": False}),
     ],
 )
 def test_parameters_are_read_as_meant(project, yaml, value):
@@ -64,6 +161,8 @@ def test_parameters_are_read_as_meant(project, yaml, value):
         ("- a\n- b", ["name: value"]),
         ("lr: [", ["is not YAML"]),
         ("1: 2", ["1", "unknown"]),
+        ("lr: 0.1\nepochs: 3\nlr: 0.2", ["lr: stands there twice"]),
+        ("lr: 0.1\n'lr': 0.1", ["lr: stands there twice"]),
     ],
 )
 def test_a_wrong_parameter_is_refused_in_one_line_that_names_file_and_key(project, yaml, words):
@@ -100,6 +199,98 @@ def test_overrides_apply_where_they_are_declared(project):
     assert sections.changes("01_test", "full", {"name": "override", "data": "elsewhere"}) == {"name": "override"}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"epoch": 3}, ["epoch", "did you mean epochs"]),
+        ({"jobs": 2}, ["jobs", "unknown"]),
+        ({"epochs": 2.5}, ["epochs", "int", "2.5"]),
+        ({"flag": "no"}, ["flag", "bool", "'no'"]),
+        ({"lr": -1.0}, ["lr", "greater than 0"]),
+        ({"train": False}, ["01_test.ipynb", "must declare train"]),  # it would train all the same
+        ({"runs_dir": "elsewhere"}, ["01_test.ipynb", "must declare runs_dir"]),
+    ],
+)
+def test_an_override_that_cannot_be_placed_is_refused(project, overrides, words):
+    project(yaml="name: file")
+    message = refusal(sections.changes, "01_test", "full", overrides)
+    for word in words:
+        assert word in message
+
+
+def test_what_a_report_gives_to_all_is_left_out_where_a_notebook_has_no_use_for_it():
+    given = {"profile": "smoke", "data": "synthetic", "runs_dir": "elsewhere", "train": False}
+    assert set(given) == set(sections.GIVEN_TO_ALL)
+    placed = {name: set(sections.changes(name, "quick", given)) for name in sections.names()}
+    training = {*sections.NETWORKS.values(), sections.WHY}
+    assert {name for name, there in placed.items() if "train" in there} == training
+    assert all(there == {"data", "runs_dir", "train"} for name, there in placed.items() if name in training)
+    assert placed["00_data"] == {"data"}
+    assert placed[sections.SUMMARY] == {"profile", "data", "runs_dir"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("train", '"false"', False),
+        ("train", '"True"', True),
+        ("train", "False", False),
+        ("lr", '"1e-3"', 1e-3),
+        ("lr", "1", 1.0),
+        ("seeds", "[1, 2]", [1, 2]),
+    ],
+)
+def test_what_papermill_sets_arrives_in_the_notebook_as_meant(name, text, value):
+    namespace = running(DECLARATIONS, f"# Parameters\n{name} = {text}\n")
+    sections.validate_parameters(namespace)
+    assert (namespace[name], type(namespace[name])) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("train = 0", ["train", "bool", "0"]),
+        ('train = "no"', ["train", "bool", "'no'"]),
+        ("epochs = 2.5", ["epochs", "int", "2.5"]),
+        ("epochs = 0", ["epochs", "greater than or equal to 1"]),
+        ("seeds = 3", ["seeds", "list[int]", "3"]),
+        ("seeds = []", ["seeds", "at least 1"]),
+        ('jobs = "x"', ["jobs", "int", "'x'"]),
+        ("jobs = 0", ["jobs", "at least 1"]),
+        ("data = None", ["data", "str", "None"]),
+        ('lr = float("nan")', ["lr", "float", "nan"]),
+        ("epoch = 3", ["epoch", "did you mean epochs"]),
+        ("train = False\nprofile = 'full'", ["profile", "unknown"]),
+    ],
+)
+def test_what_papermill_sets_is_checked_in_the_notebook(given, words):
+    message = refusal(sections.validate_parameters, running(DECLARATIONS, f"# Parameters\n{given}\n"))
+    for word in words:
+        assert word in message
+
+
+def test_parameters_that_are_changed_by_hand_are_checked():
+    assert "'many'" in refusal(sections.validate_parameters, running(DECLARATIONS, "epochs = 'many'"))
+    assert "line 1" in refusal(sections.validate_parameters, running("epochs: int = 2.5"))
+    again = running(DECLARATIONS, "later = 1", DECLARATIONS.replace("= 3", "= 5"), "# Parameters\n# heading alone")
+    sections.validate_parameters(again)
+    assert (again["epochs"], again["later"]) == (5, 1)
+
+
+def test_what_papermill_sets_before_the_notebooks_own_values_is_not_lost():
+    """As it does where no cell has the tag."""
+    assert "tag parameters" in refusal(sections.validate_parameters, running("# Parameters\nepochs = 5", DECLARATIONS))
+
+
+@pytest.mark.parametrize(
+    ("name", "lowest"), [*sections.LOWEST.items(), *((name, [0] * n) for name, n in sections.SHORTEST.items())]
+)
+def test_a_parameter_has_a_lowest_value(name, lowest):
+    lower = lowest[1:] if isinstance(lowest, list) else lowest - 1
+    assert f"{name}: at least" in refusal(sections.check_values, {name: lower})
+    assert "radius" in refusal(sections.check_values, {"radius": 0.0})
+
+
 def test_a_draft_in_the_folder_is_no_section(project):
     folder = project(name="01_test")
     for name in ("Untitled", "Untitled1", "01_test-Copy1", "notes", "1"):
@@ -119,3 +310,34 @@ def test_what_is_no_notebook_is_told_in_one_line(project, content):
         with pytest.raises(ConfigError, match=rf"^{re.escape(str(file))}: is not a notebook \(.+\)$") as told:
             ask("01_test")
         assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "wrong"),
+    [
+        ("02_residual_cnn", "plain_batch_size", -1),
+        ("04_batchnorm", "landscape_lrs", [0.1, 0.0]),
+        ("04_batchnorm", "landscape_seeds", [0, -1]),
+        ("04_batchnorm", "narrow_epochs", -1),
+        ("05_why_batchnorm", "sgd_lr", 0.0),
+        ("05_why_batchnorm", "second_sgd_lr", -0.1),
+        ("05_why_batchnorm", "lrs", [0.0]),
+        ("05_why_batchnorm", "walk_width", 0.0),
+        ("05_why_batchnorm", "walk_epochs", 0),
+        ("05_why_batchnorm", "rate_epochs", 0),
+        ("05_why_batchnorm", "skip_epochs", 0),
+        ("05_why_batchnorm", "seeds", [-1]),
+        ("05_why_batchnorm", "width", 0.0),
+        ("05_why_batchnorm", "epochs", 1),  # a path has three points
+    ],
+)
+def test_a_parameter_that_stands_for_a_field_is_named_when_it_is_wrong(section, name, wrong):
+    given = sections.values(section, "quick")
+    sections.check_values(given)
+    with pytest.raises(ConfigError, match=rf"\b{name}\b"):
+        sections.check_values(given | {name: wrong})
+
+
+def test_what_0_leaves_out_is_no_mistake():
+    for section, name in (("02_residual_cnn", "plain_batch_size"), ("04_batchnorm", "narrow_epochs")):
+        sections.check_values(sections.values(section, "full") | {name: 0})

@@ -5,11 +5,13 @@ import pytest
 from scipy import stats
 
 from cifarnb.report.significance import (
+    accuracy,
     mcnemar,
     mean_and_interval,
     sampling_difference,
     sampling_interval,
     seed_difference,
+    spread,
 )
 
 
@@ -53,3 +55,12 @@ def test_mcnemar_counts_the_images_that_one_alone_has_right():
     right_b = np.array([True] * 80 + [False] * 10 + [True] * 2 + [False] * 8)
     assert mcnemar(right_a, right_b) == pytest.approx(2 * sum(math.comb(12, k) for k in range(3)) / 2**12)
     assert mcnemar(right_a, right_a) == 1.0
+
+
+def test_a_measure_is_written_with_half_its_interval():
+    assert spread(mean_and_interval([1234.5])) == "1,230"
+    # mean 3, deviation √7, t(0.975, 2) = 4.3027: 4.3027 · √7 / √3 = 6.5725
+    assert spread(mean_and_interval([1.0, 2.0, 6.0])) == "3 ± 6.6"
+    assert spread(mean_and_interval([1.0, math.inf])) == "inf"
+    assert accuracy(mean_and_interval([0.8158])) == "81.58%"
+    assert accuracy({"mean": 0.5, "ci95": [0.475, 0.525]}) == "50.00 ± 2.50%"

@@ -9,10 +9,14 @@ import pytest
 from cifarnb.models import LABELS
 from cifarnb.report.significance import mean_and_interval
 from cifarnb.report.summary import (
+    beats_guessing,
+    compare_with_batch_norm,
     describe_landscape,
     describe_network,
     describe_probes,
     describe_rates,
+    envelopes,
+    gap,
     loss_fluctuation,
 )
 
@@ -28,7 +32,8 @@ def test_a_network_is_described_by_its_records(make_run):
     assert described["final_accuracy"] == mean_and_interval([0.5, 0.7])
     assert described["best_accuracy"] == mean_and_interval([0.6, 0.7])
     assert described["best_epochs"] == mean_and_interval([2, 3])
-    assert described["epochs"] == 3
+    assert (described["epochs"], described["steps"], described["width"]) == (3, 2, 1.0)
+    assert described["learns_from"] == [0, 0]
     assert described["final_train_loss"] == mean_and_interval([1.0, 0.5])
     assert described["mean_train_loss"] == mean_and_interval([1.5, 1.25])
     assert described["loss_fluctuation"] == mean_and_interval([0.5, 0.75])
@@ -64,6 +69,8 @@ def test_a_landscape_is_described_by_its_records(make_run):
     ]
     described = describe_landscape(runs)
     assert described == {
+        "width": 1.0,
+        "learns_from": [0, 0, 0],
         "lrs": [1e-3, 5e-4, 1e-4],
         "final_accuracy": {"0.001": [0.2], "0.0005": [0.6], "0.0001": [0.3]},
         "steps": 3,  # the shortest run's
@@ -121,12 +128,25 @@ def test_probes_are_described_by_their_medians_over_the_steps(make_run):
     runs = [probed(0, [1.0, 5.0, 2.0]), probed(1, [math.nan, 4.0, 8.0])]
     described = describe_probes(runs)
     assert described == {
+        "width": 1.0,
+        "lr": 0.001,
+        "steps": 3,
+        "learns_from": [0, 0],
+        "compared_from": [0, 0],
+        "compared_walks": [3, 3],
         "loss_range": mean_and_interval([0.5, 0.5]),
         "gradient_change": mean_and_interval([2.0, 2.0]),
         "beta": mean_and_interval([2.0, 6.0]),  # what is not finite is left out
         "runs": [run.name for run in runs],
     }
     assert describe_probes([probed(0, [math.nan] * 3)])["beta"]["mean"] == math.inf
+    later = describe_probes(runs, {0: None, 1: 2})  # with seed 0 one of the two networks does not learn
+    assert later["beta"] == mean_and_interval([8.0])
+    assert later["loss_range"] == mean_and_interval([0.25])
+    assert (later["compared_from"], later["compared_walks"]) == ([None, 2], [1])
+    nothing = describe_probes(runs, {0: None, 1: None})
+    assert nothing["beta"] is None
+    assert nothing["compared_walks"] == []
 
 
 def test_rates_are_described_by_how_many_come_near_the_best(make_run):
@@ -141,4 +161,46 @@ def test_rates_are_described_by_how_many_come_near_the_best(make_run):
     assert described["within_one_point"] == mean_and_interval([2, 1])
     assert described["final_accuracy"] == {"0.001": [0.5, 0.5], "0.01": [0.49, 0.48], "0.1": [0.4, 0.4]}
     assert described["diverged"] == [0.1]
+    assert described["learns_from"] == [0, 0, None, 0, 0, 0]
     assert json.loads(json.dumps(described)) == described
+
+
+def test_what_is_better_than_guessing_is_told_by_the_test_images(make_run):
+    def ended(accuracy, images):
+        return make_run("vgg_a", accuracies=[0.9, accuracy], provenance={"test_images": images})
+
+    assert beats_guessing(ended(0.12, 10_000))
+    assert not beats_guessing(ended(0.1, 10_000))
+    assert not beats_guessing(ended(0.12, 100))  # Wilson's interval begins at 0.07
+
+
+def test_the_gap_between_training_and_test_images_in_words(make_run):
+    above = make_run(accuracies=[0.5])  # the fixture's training accuracy is 5 points above
+    below = dataclasses.replace(above, history=above.history.assign(train_accuracy=0.25))
+    assert gap(above)[0] == pytest.approx(0.05)
+    assert gap(above)[1].endswith("is 5.0 points above that on the test images")
+    assert gap(below)[0] == pytest.approx(-0.25)
+    assert gap(below)[1].endswith("is 25.0 points below that on the test images")
+
+
+def test_what_is_smaller_with_batch_norm_is_told_by_the_means():
+    described = {
+        "vgg_a": {key: mean_and_interval(values) for key, values in {"a": [1, 2], "b": [1.0], "c": [3.0]}.items()},
+        "vgg_a_bn": {key: mean_and_interval(values) for key, values in {"a": [0, 2], "b": [1.0], "c": [4.0]}.items()},
+    }
+    assert compare_with_batch_norm(described, {"a": "width", "c": "β", "b": "range"}) == (["width"], ["β", "range"])
+
+
+def test_envelopes_by_network_smoothed_and_thinned(make_run):
+    runs = [
+        make_run("vgg_a", losses=[3, 1, 2, 4]),
+        make_run("vgg_a", lr=0.1, losses=[1, 3, 0, 8]),
+        make_run("vgg_a_bn", losses=[5, 6, 7, 8]),
+    ]
+    drawn = envelopes(runs, smoothing=1, every=2)
+    assert {name: [edge.tolist() for edge in edges] for name, edges in drawn.items()} == {
+        "vgg_a": [[1, 0], [3, 2]],
+        "vgg_a_bn": [[5, 7], [5, 7]],
+    }
+    low, high = envelopes(runs, smoothing=2, every=1)["vgg_a"]
+    assert (low.tolist(), high.tolist()) == ([1, 2, 1.5, 3], [3, 2, 1.5, 4])

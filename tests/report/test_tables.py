@@ -6,6 +6,7 @@ import pytest
 
 from cifarnb.models import LABELS, MODELS
 from cifarnb.report import tables
+from cifarnb.report.claims import NOT_COMPARABLE
 
 
 def rows(table):
@@ -187,9 +188,10 @@ def test_accuracies_over_many_rates_and_seeds():
 NAN, INF = math.nan, math.inf
 
 
-def probed(loss_min, loss_max, change_max, beta):
+def probed(loss_min, loss_max, change_max, beta, learns_from=0, seed=0):
     columns = {"loss_min": loss_min, "loss_max": loss_max, "change_max": change_max, "beta": beta}
-    return SimpleNamespace(probes=pd.DataFrame(columns))
+    probes = pd.DataFrame(columns | {"step": range(0, 10 * len(beta), 10)})
+    return SimpleNamespace(probes=probes, learns_from=learns_from, config=SimpleNamespace(seed=seed))
 
 
 def test_medians_over_the_steps_that_are_finite():
@@ -240,3 +242,44 @@ def test_a_caption_tells_the_seeds_and_how_several_are_drawn(make_run):
     runs = [make_run("vgg_a", seed=seed) for seed in (3, 0)]
     assert tables.seeds(runs[:1]) == "seed 3"
     assert tables.seeds(runs) == "seeds 3, 0: their mean, their range, and each of them faintly"
+
+
+def test_seeds_are_counted_once(make_run):
+    runs = [make_run("vgg_a", seed=seed) for seed in (0, 0, 2)]
+    assert tables.count_seeds(runs[:2]) == "1 seed"
+    assert tables.count_seeds(runs) == "2 seeds"
+
+
+def test_values_of_several_seeds_have_their_interval():
+    assert tables.spread_of([0.25]) == "0.25"
+    assert tables.spread_of(value for value in (1.0, 2.0, 6.0)) == "3 ± 6.6"
+
+
+def test_walks_count_from_the_step_on_at_which_both_networks_learn():
+    values = [[0.0] * 3, [1.0, 5, 7], [1.0] * 3, [9.0, 2, 4]]
+    early, late, never = (probed(*values, learns_from=step) for step in (0, 5, None))
+    assert tables.median_over_steps(late, "β", since=5) == 3  # of 2 and 4, at the steps 10 and 20
+
+    def cells(plain, normed):
+        table = tables.probes({"steps": {"vgg_a": plain, "vgg_a_bn": normed}})
+        return [*table.iloc[[0, 2]][["VGG-A", "VGG-A + BN"]].itertuples(index=False, name=None)]
+
+    assert cells([late], [early]) == [("6", "6"), ("3", "3")]
+    assert cells([never], [early]) == [(NOT_COMPARABLE, NOT_COMPARABLE)] * 2
+    other = [probed(*values, seed=1, learns_from=step) for step in (0, None)]
+    assert cells([early, other[1]], [late, other[0]]) == [("6", "6"), ("3", "3")]  # seed 1 is left out of both
+
+
+def test_since_when_networks_learn_and_how_many_walks_are_compared():
+    values = [[0.0] * 3] * 4
+    plain = [probed(*values, learns_from=1_050), probed(*values, learns_from=None, seed=1)]
+    normed = [probed(*values, learns_from=0), probed(*values, learns_from=7, seed=1)]
+    table = tables.learning(
+        {"SGD": {"vgg_a": plain, "vgg_a_bn": normed}, "Adam": {"vgg_a": normed, "vgg_a_bn": normed}}
+    )
+    assert rows(table) == {"SGD": ("1,050, never", "0, 7", "0, 0 of 3"), "Adam": ("0, 7", "0, 7", "3, 2 of 3")}
+
+
+def test_the_layers_of_a_narrow_network_are_its_own():
+    assert tables.layers("vgg_a", 0.25)["layer"][0].startswith("Conv2d(3→16,")
+    assert number(tables.layers("vgg_a", 0.25)["parameters"].iloc[-1]) < 9_750_922 / 15

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 
-from cifarnb import runs
-from cifarnb import verify as verify_module
+from cifarnb import data, experiment, runs
 from cifarnb.config import ConfigError
 from cifarnb.data import load
 from cifarnb.models import build_model
+from cifarnb.report import verify as verify_module
 from cifarnb.report.page import Section
 from cifarnb.report.verify import (
     check_figures,
@@ -77,13 +78,13 @@ def test_the_full_report_is_what_its_records_say():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def executed_for(smoke):
+    """The notebooks that were executed for the smoke report, in place of those executed again."""
+    return lambda names, *_, **__: [Section(name, smoke / "notebooks" / f"{name}.ipynb", "ok") for name in names]
+
+
 def test_tampering_is_found_on_the_whole_way(report, smoke, monkeypatch):
-    """With the notebooks that were executed for the report in place of those executed again."""
-
-    def execute(names, *_):
-        return [Section(name, smoke / "notebooks" / f"{name}.ipynb", "ok") for name in names]
-
-    monkeypatch.setattr(verify_module.execution, "execute", execute)
+    monkeypatch.setattr(verify_module.execution, "execute", executed_for(smoke))
 
     def failed():
         return {check.what: check.detail for check in verify(report, tick=lambda _: None) if not check.ok}
@@ -100,6 +101,58 @@ def test_tampering_is_found_on_the_whole_way(report, smoke, monkeypatch):
     assert {"records", "report.md", "report.html"} <= {*found}
     run.path.rename(run.path.with_name("simple_cnn-0123456789ab"))
     assert run.name in failed()["runs"]
+
+
+@pytest.fixture
+def on_a_copy(smoke, remake, dataset, tmp_path, monkeypatch):
+    """The smoke report as if its data were a copy of CIFAR-10, and the original, in which two test images differ."""
+    copy = data.KnownCopy(dataset.source, train_indices=(1,), test_indices=(3, 7))
+    monkeypatch.setitem(data.KNOWN_COPIES, dataset.fingerprint, copy)
+    made = tmp_path / "made"
+    for path in (smoke.parent / "runs").glob("*-*"):
+        run = runs.load(path)
+        target = made / runs.run_name(run.config, "cifar10")
+        shutil.copytree(path, target)
+        edit(target / "provenance.json", r'"cifar10": false', '"cifar10": true')
+    ok, _ = remake(tmp_path / "out", made)
+    assert ok
+    images = [part.clone() for part in (dataset.train_images, dataset.test_images)]
+    images[0][1], images[1][3], images[1][7] = 0, 255, 0
+    original = dataclasses.replace(
+        dataset, train_images=images[0], test_images=images[1], canonical=True, source="the original",
+        fingerprint="0" * 64,
+    )  # fmt: skip
+    return tmp_path / "out", made, original
+
+
+def test_with_the_original_data_the_records_made_on_a_copy_are_shown_gone_on_from_and_verified(
+    on_a_copy, smoke, remake, monkeypatch, tmp_path
+):
+    out, made, original = on_a_copy
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})  # and without bfloat16
+    monkeypatch.setattr(data, "load", lambda _: original)
+    monkeypatch.setattr(verify_module.execution, "execute", executed_for(smoke))
+    checks = {check.what: check for check in verify(out, "cifar10", tick=lambda _: None)}
+    assert {what: check.detail for what, check in checks.items() if not check.ok} == {}
+    assert "a copy of CIFAR-10 in which 2 test images differ" in checks["data"].detail
+    tested = len(original.test_images[: run_of(out, "simple_cnn").provenance["test_images"]])
+    assert f"of {tested - 2:,} right" in checks["weights simple_cnn.safetensors"].detail
+    ok, _ = remake(tmp_path / "again", made)
+    assert ok
+    names = [json.loads((folder / "summary.json").read_text())["runs"] for folder in (out, tmp_path / "again")]
+    assert names[0] == names[1]
+    run = run_of(made.parent / "out", "simple_cnn")
+    assert experiment.find(run.config, original, made).name == run.name
+
+
+def test_other_images_than_those_that_differ_are_found(on_a_copy):
+    out, _, original = on_a_copy
+    summary = json.loads((out / "summary.json").read_text())
+    run = runs.load(out / "runs" / next(n["run"] for n in summary["networks"] if n["name"] == "resnet6"))
+    weights = out / "weights" / "resnet6.safetensors"
+    assert check_weights(run, weights, summary, original).ok
+    strange = dataclasses.replace(original, test_images=original.test_images.flip(0))
+    assert not check_weights(run, weights, summary, strange).ok
 
 
 @pytest.mark.parametrize("name", ["report.md", "report.html"])
