@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifarnb.models import label
-from cifarnb.report.significance import accuracy, sampling_difference, sampling_interval, seed_difference, spread
+from cifarnb.report.significance import (
+    accuracy,
+    counted,
+    sampling_difference,
+    sampling_interval,
+    seed_difference,
+    spread,
+)
 from cifarnb.runs import AT_START
 
 # Section 1's numbers, by network: test accuracy (0 to 1), epochs, lr, optimizer, schedule, seconds per epoch.
@@ -136,8 +143,7 @@ def _note(measured: Mapping[str, Any]) -> str:
     notes = [f"learning rate {measured['lr']:g}"] if "lr" in measured else []
     notes += [label("vgg_a", measured["width"])] if measured.get("width", 1) != 1 else []
     if "lrs" in measured:
-        seeds = len(measured["median_band_width"]["values"])
-        notes.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
+        notes.append(counted(len(measured["median_band_width"]["values"]), "seed"))
     return f" ({', '.join(notes)})" if notes else ""
 
 

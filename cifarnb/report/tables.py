@@ -10,7 +10,7 @@ import pandas as pd
 
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.report.claims import NOT_COMPARABLE, REPORTED
-from cifarnb.report.significance import accuracy, mean_and_interval, spread
+from cifarnb.report.significance import accuracy, counted, mean_and_interval, spread
 from cifarnb.runs import Run, learn_together
 
 NOT_RUN = "not run"
@@ -229,8 +229,7 @@ def seeds(runs: Sequence[Run]) -> str:
 
 def count_seeds(runs: Sequence[Run]) -> str:
     """Over how many seeds the runs are: ``1 seed``, ``3 seeds``."""
-    count = len({run.config.seed for run in runs})
-    return f"{count} seed{'s' if count > 1 else ''}"
+    return counted(len({run.config.seed for run in runs}), "seed")
 
 
 def spread_of(values: Iterable[float]) -> str:
