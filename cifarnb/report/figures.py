@@ -297,7 +297,7 @@ def probes(runs: Mapping[str, Sequence[Run]]) -> Figure:
     losses.set(ylabel="loss on the walk", ylim=(None, 1.1 * max(tops)))
     changes.set(ylabel="change of the gradient")
     smoothness.set(ylabel="effective β", xlabel="step")
-    figure.legend(*losses.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure.legend(*losses.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
