@@ -4,17 +4,25 @@ PROFILE ?= quick
 BIN = .venv/bin
 INSTALLED = .venv/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# pip is to install into .venv, whatever else it does for this user.
+export PIP_USER = 0
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT
 
 report: $(INSTALLED)
-	$(BIN)/cifarnb report --profile $(PROFILE) $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m cifarnb report --profile "$(PROFILE)" $${DATA:+--data "$$DATA"}
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m jupyterlab notebooks
 
 install: $(INSTALLED)
+
+# A .venv that was copied or moved with the project would run what lies in the folder that it was made in.
+ifneq ($(shell grep -s '^command = ' .venv/pyvenv.cfg | grep -vF " $$(pwd -P)/.venv"),)
+$(INSTALLED): anew
+endif
 
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -24,7 +32,11 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
+anew:
+	@echo "the .venv here was made in another folder; it is made anew"
+	rm -rf .venv
+
 clean:
 	rm -rf .venv reports/quick reports/smoke
 
-.PHONY: report test lab install clean
+.PHONY: report test lab install anew clean

@@ -120,6 +120,37 @@ def report(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: cifarnb plan --profile full --jobs 2")
+def plan(
+    profile: Annotated[str, typer.Option(help="smoke, quick or full (the write-up's schedule).")] = "full",
+    data: Annotated[str | None, typer.Option(help=f"Overrides the profile's: {DATA}.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(**PATH, help="Where the runs are kept; by default runs in the project.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="For so many runs at a time.")] = 1,
+) -> None:
+    """Show which runs of a report are there, which are missing, and how long those take here; train nothing.
+
+    The times are from a few steps of every network, timed on this machine now.
+    """
+    from tabulate import tabulate
+
+    from cifarnb.progress import format_seconds
+    from cifarnb.report import plan
+    from cifarnb.report.build import load_data
+
+    _prefer(data)
+    with _one_line_errors():
+        dataset, overrides = load_data(profile, data, runs)
+        found = plan.plan(profile, dataset, overrides)
+        each = plan.seconds(found.tasks, jobs)
+    typer.echo(f"{profile} on {dataset.source}\n")
+    align = ("left", "right", "left", "right", "right")
+    typer.echo(tabulate(plan.table(found, each), "keys", "simple", disable_numparse=True, colalign=align))
+    total = plan.in_all(each, jobs)
+    typer.echo(f"\nin all about {format_seconds(total)}" + (f", {jobs} at a time" if jobs > 1 else ""))
+
+
 @app.command(epilog="Example: cifarnb bench --model resnet6 --model resnet9 --json bench.json")
 def bench(
     model: Annotated[list[str] | None, typer.Option(help="This network only; may be repeated. By default all.")] = None,

@@ -5,7 +5,6 @@ Imports no PyTorch: some of this must be settled before that is loaded.
 
 import getpass
 import io
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -55,20 +54,17 @@ def print_anything() -> None:
 
 
 def end_with(parent: int) -> None:
-    """In a process that joblib started: end it when ``parent``, which asked for it, ends, however that does.
+    """End this process when ``parent``, which started it, ends, however that does: joblib's workers call it first.
 
-    Whoever is killed cannot tell the processes that it started.  Dask's and Ray's are not its own, and go on.
+    Whoever is killed cannot tell the processes that it started.
     """
-    ours = multiprocessing.current_process().name.startswith("Loky")
-    if not ours or any(thread.name == "end_with" for thread in threading.enumerate()):
-        return
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
 
-    threading.Thread(target=watch, name="end_with", daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def waiting_variables() -> dict[str, str]:

@@ -21,8 +21,9 @@ from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
 from cifarnb.landscape import losses_around, random_direction
 from cifarnb.models import build_model, label
+from cifarnb.progress import is_watched
 from cifarnb.runs import NotRunError, Run, RunError
-from cifarnb.training import Trained, fit, is_watched, split
+from cifarnb.training import Trained, fit, split
 
 
 def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, progress: bool = True) -> Run:
@@ -30,13 +31,13 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
 
     ``progress`` announces how long training takes, and shows a bar where somebody watches.
     """
-    if found := find(config, dataset, runs_dir, whole=True):
+    if found := find(config, dataset, runs_dir):
         return found
-    path = _path(config, dataset, runs_dir)
+    path = path_of(config, dataset, runs_dir)
     with runs.locked(path):
         if path.exists():
             try:
-                return _load_whole(path)  # another process was faster
+                return runs.load(path)  # another process was faster
             except RunError as error:
                 print(f"{error}; set aside as {runs.set_aside(path).name}, trained again", file=sys.stderr, flush=True)
         runs.claim(path)
@@ -170,9 +171,10 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
             return_as="generator_unordered",
             batch_size=1,
             mmap_mode="c",
+            initializer=environment.end_with,
+            initargs=(os.getpid(),),
         )
-        there = (str(folder), Path(token.name).name, os.getpid(), facts)
-        tasks = (joblib.delayed(_train_there)(config, *there, *arrays) for config in missing)
+        tasks = (joblib.delayed(_train_there)(c, str(folder), Path(token.name).name, facts, *arrays) for c in missing)
         try:
             for config, files, error in work(tasks):
                 bar.update()
@@ -186,13 +188,12 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
 
 
 def _train_there(
-    config: Config, folder: str, token: str, parent: int, facts: dict[str, Any], *arrays: np.ndarray
+    config: Config, folder: str, token: str, facts: dict[str, Any], *arrays: np.ndarray
 ) -> tuple[Config, dict[str, bytes], str]:
     """In a worker: train; returns the run's files where ``folder`` is not the one that holds ``token``, and the error.
 
     An error is returned as text, because one run that fails must not end the others.
     """
-    environment.end_with(parent)
     train_images, train_labels, test_images, test_labels = (
         torch.from_numpy(np.require(array, requirements="W")) for array in arrays
     )
@@ -210,23 +211,16 @@ def _train_there(
     return config, files, ""
 
 
-def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, whole: bool = False) -> Run | None:
+def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run | None:
     """The finished run of this config on this data, or None if there is none that can be read; trains nothing.
 
-    A ``whole`` one has its weights, too.
+    Its weights may be missing, as in a report's records: who needs them is told.
     """
-    path = _path(config, dataset, runs_dir)
+    path = path_of(config, dataset, runs_dir)
     try:
-        return (_load_whole if whole else runs.load)(path) if path.exists() else None
+        return runs.load(path) if path.exists() else None
     except RunError:
         return None
-
-
-def _load_whole(path: Path) -> Run:
-    found = runs.load(path)
-    if not found.weights_file.exists():
-        raise RunError(f"{found.weights_file}: missing")
-    return found
 
 
 def trained_model(run: Run) -> nn.Module:
@@ -281,7 +275,8 @@ def losses_on_lines(
     return np.stack([losses_near(run, dataset, [seed], [coordinates], images) for seed in seeds])
 
 
-def _path(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
+def path_of(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:
+    """Where the run of this config on this data is, or would be."""
     return _folder(runs_dir) / runs.run_name(config, dataset.identity)
 
 

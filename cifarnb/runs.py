@@ -79,7 +79,7 @@ class Run:
 
     path: Path
     config: Config
-    history: pd.DataFrame  # a row an epoch; the columns are those of cifarnb.training.fit
+    history: pd.DataFrame  # a row an epoch; the columns are those of cifarnb.training.Trained
     losses: np.ndarray  # (steps,) float32: the training loss of every step
     provenance: dict[str, Any]
     probes: pd.DataFrame | None = None  # a row a walk; the columns are step and those of cifarnb.landscape.walks
@@ -155,6 +155,8 @@ class Run:
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict after the last epoch, on the CPU.  Raises RunError if its file is missing or damaged."""
+        if not self.weights_file.exists():
+            raise RunError(f"{self.weights_file}: cannot be loaded (missing); to train it anew, move {self.path} away")
         try:
             return safetensors.torch.load_file(self.weights_file)
         except (OSError, safetensors.SafetensorError) as error:

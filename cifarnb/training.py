@@ -4,6 +4,8 @@ import functools
 import math
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,17 +13,14 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from IPython import get_ipython
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
-from tqdm.auto import tqdm
 
 from cifarnb.config import Config, ConfigError
 from cifarnb.data import Dataset, draw, epoch_generator, pad, take_batch
 from cifarnb.hardware import (
     autocast,
-    device_name,
     replayed,
     resolve_device,
     resolve_precision,
@@ -31,14 +30,20 @@ from cifarnb.hardware import (
 from cifarnb.landscape import along_gradient, principal_path, step_direction, walks
 from cifarnb.metrics import loss_and_accuracy, predict
 from cifarnb.models import set_noise
+from cifarnb.progress import Progress
 from cifarnb.runs import WeightsPath, atomic_write, set_aside
 
 CHECKPOINT_SHARE = 0.02  # of the time, at the most, goes into writing checkpoints
-SETTLED = 5  # steps after which the time of a step is typical
 
 
 class Trained(NamedTuple):
-    """What training gives beside the weights."""
+    """What training gives beside the weights.
+
+    History columns: epoch (from 1), train_loss and train_accuracy (means over the epoch's batches as they were trained
+    on, in train mode), test_loss and test_accuracy (after the epoch), lr (at the epoch's beginning), seconds (of the
+    training pass, without the test), images_per_s, and with ``validation_size`` validation_loss and
+    validation_accuracy.  Losses are cross-entropies in nats; label smoothing counts in the training's alone.
+    """
 
     history: pd.DataFrame  # a row an epoch
     losses: np.ndarray  # (steps,): the training loss of every step
@@ -46,6 +51,270 @@ class Trained(NamedTuple):
     probes: pd.DataFrame | None  # a row a walk, step and what ``cifarnb.landscape.walks`` tells of it
     path: WeightsPath | None
     logits: Tensor  # (N, 10) float32, on the CPU: of the test images, after the last epoch
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    config: Config,
+    checkpoint: Path | None = None,
+    *,
+    stop_after: int | None = None,
+    progress: bool = True,
+) -> Trained:
+    """Train the model in place; with ``checkpoint``, finished epochs are saved there, and gone on from.
+
+    It stops early only when the loss is no longer finite, or after ``stop_after`` of the config's epochs, with the
+    schedule of all.  ``probe_every`` and ``keep_path`` measure on the way; they change nothing in the training.
+    ``progress`` says how long it will take.  Raises ConfigError if the images held out leave none to train on.
+    """
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    with working_on(device):
+        data = {name: (x.to(device), y.to(device)) for name, (x, y) in split(dataset, config).items()}
+        batches = Batches(*data["train"], config.batch_size, augment=config.augment)
+        loop = prepare(model, config, device, len(batches.sizes), checkpoint)
+        images = {name: len(labels) for name, (_, labels) in data.items()}
+        said = Progress(config, device, precision, images, done=len(loop.history), shown=progress)
+
+        def forward(size: int, precision: str) -> tuple[Tensor, Tensor, Tensor]:
+            images, labels = batches.take(size)
+            with autocast(device, precision):
+                logits = model(images).float()
+            return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing), logits, labels
+
+        def train_step(size: int) -> None:
+            loss, logits, labels = forward(size, precision)
+            loop.optimizer.zero_grad()
+            loss.backward()
+            loop.optimizer.step()
+            batches.count(loss, logits, labels)
+
+        advance = recorded(train_step, loop, shown=progress)
+        for epoch in range(len(loop.history), min(stop_after or config.epochs, config.epochs)):
+            begin_epoch(loop, batches)
+            said.before_epoch(loop.history)
+            for step, size in enumerate(batches.sizes, start=epoch * len(batches.sizes)):
+                if config.probe_every and step % config.probe_every == 0:
+                    loop.probes += probe(loop, step, functools.partial(forward, size, "float32"))
+                    said.after_walks()
+                advance(size)
+                if loop.schedule and loop.per_step:
+                    loop.schedule.step()
+                said.after_step()
+            if loop.schedule and not loop.per_step:
+                loop.schedule.step()
+            measure(loop, batches, data, precision)
+            if not math.isfinite(loop.history[-1]["train_loss"]):
+                break
+            loop.save()
+        said.bar.close()
+        return result(loop)
+
+
+@dataclass
+class Loop:
+    """The state of the training loop; ``save`` and ``load`` keep what an interrupted run needs to go on."""
+
+    model: nn.Module
+    config: Config
+    device: torch.device
+    optimizer: Optimizer
+    schedule: LRScheduler | None
+    per_step: bool  # whether the schedule is stepped per batch
+    checkpoint: Path | None = None
+    history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
+    losses: list[Tensor] = field(default_factory=list)  # one tensor (steps,) an epoch, on the CPU
+    probes: list[dict[str, Any]] = field(default_factory=list)  # a row a walk
+    snapshots: list[list[Tensor]] = field(default_factory=list)  # of the parameters, on the CPU
+    wall: float = 0.0  # seconds of all epochs
+    started: float = 0.0  # when the epoch began
+    lr: float = 0.0  # at that time
+    logits: Tensor = field(default_factory=lambda: torch.empty(0, 10))  # (N, 10) of the test images
+    saved: float = field(default_factory=lambda: time.perf_counter())  # when the last checkpoint was written
+    saving: float = 0.0  # how long that took
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict() if self.schedule else None,
+            "history": self.history,
+            "losses": self.losses,
+            "probes": self.probes,
+            "snapshots": self.snapshots,
+            "wall": self.wall,
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint, unless that would take more than CHECKPOINT_SHARE of the time, or all is done."""
+        now, done = time.perf_counter(), len(self.history) == self.config.epochs
+        if not self.checkpoint or done or now - self.saved < self.saving / CHECKPOINT_SHARE:
+            return
+        try:
+            with atomic_write(self.checkpoint) as part:
+                torch.save(self.state(), part)
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk as a RuntimeError
+            print(f"{self.checkpoint}: cannot be saved ({error}); training goes on", file=sys.stderr, flush=True)
+        self.saved = time.perf_counter()
+        self.saving = self.saved - now
+
+    def load(self) -> None:
+        """Go on from the checkpoint, if there is one; one that is damaged or of another layout is set aside."""
+        if not self.checkpoint or not self.checkpoint.exists():
+            return
+        try:
+            state = dict(torch.load(self.checkpoint, map_location=self.device, weights_only=True))
+            if _layout(state) != _layout(self.state()):
+                raise ValueError("it has another layout")
+        except Exception as error:  # what unpickling a damaged file raises has no common base
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            print(
+                f"{set_aside(self.checkpoint)}: a damaged checkpoint ({reason}); training begins anew", file=sys.stderr
+            )
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        keep_lr_on(self.device, self.optimizer)  # the checkpoint may come from another device
+        if self.schedule:
+            self.schedule.load_state_dict(state["schedule"])
+        self.history, self.wall = state["history"], state["wall"]
+        self.losses = [part.cpu() for part in state["losses"]]
+        first = {"step": 0, "along": self.config.probe_along[0]}  # rows from before walks had directions lack it
+        self.probes = [first | row for row in state["probes"]]
+        self.snapshots = [[p.cpu() for p in snapshot] for snapshot in state["snapshots"]]
+
+
+def _layout(state: dict[str, Any]) -> tuple[Any, ...]:
+    """What two checkpoints must have in common, if the one is to go on from the other."""
+    return state.keys(), {name: tensor.shape for name, tensor in state["model"].items()}
+
+
+class Batches:
+    """An epoch's batches, and what training on them gave.
+
+    What changes from step to step is on the device: so nothing waits for the CPU, and a GPU can replay the step.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, *, augment: bool) -> None:
+        n, device = len(labels), labels.device
+        self.images, self.labels = pad(images) if augment else images, labels
+        self.batch_size, self.augment = batch_size, augment
+        self.sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
+        self.drawn = torch.empty(4, n, dtype=torch.int64, device=device)  # the epoch's random numbers
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)  # how many images have had their turn
+        self.losses = torch.empty(len(self.sizes), device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+
+    def shuffle(self, generator: torch.Generator) -> None:
+        """Begin an epoch: order, crops and flips are drawn anew."""
+        self.drawn.copy_(draw(len(self.labels), generator))
+        self.position.zero_()
+        self.correct.zero_()
+
+    def take(self, size: int) -> tuple[Tensor, Tensor]:
+        """The epoch's next images (size, 3, 32, 32), normalised, and labels (size,); ``count`` moves on from them."""
+        here = self.position + torch.arange(size, device=self.labels.device)
+        return take_batch(self.images, self.labels, self.drawn[:, here], augment=self.augment)
+
+    def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Note how a step went, and move on to the next batch."""
+        self.losses.index_copy_(0, self.position // self.batch_size, loss.detach()[None])
+        self.correct.add_((logits.detach().argmax(1) == labels).sum())
+        self.position.add_(len(labels))
+
+
+def prepare(
+    model: nn.Module, config: Config, device: torch.device, steps_per_epoch: int, checkpoint: Path | None
+) -> Loop:
+    """The loop before its first epoch, or where its checkpoint leaves off; the model is moved to the device."""
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(model, config)
+    keep_lr_on(device, optimizer)
+    schedule, per_step = make_schedule(optimizer, config, steps_per_epoch)
+    loop = Loop(model, config, device, optimizer, schedule, per_step, checkpoint)
+    loop.load()
+    if config.keep_path and not loop.snapshots:
+        loop.snapshots.append(snapshot(model))
+    return loop
+
+
+def recorded(train_step: Callable[[int], None], loop: Loop, *, shown: bool) -> Callable[[int], None]:
+    """The step, replayed from a CUDA graph where that can be.
+
+    A record would repeat what the CPU decides anew at each step: noise, and the momentum under one_cycle.
+    """
+    if not loop.per_step and not set_noise(loop.model, torch.Generator()):
+        return replayed(train_step, loop.device)
+    if shown and loop.device.type == "cuda":
+        print(f"{loop.config.model}: trained without CUDA graphs, because of noise or one_cycle", file=sys.stderr)
+    return train_step
+
+
+def begin_epoch(loop: Loop, batches: Batches) -> None:
+    """Draw the epoch's random numbers, and set the model to train."""
+    loop.started, loop.lr = time.perf_counter(), float(loop.optimizer.param_groups[0]["lr"])
+    generator = epoch_generator(loop.config.seed, len(loop.history))
+    batches.shuffle(generator)
+    set_noise(loop.model, generator)
+    loop.model.train()
+
+
+def probe(loop: Loop, step: int, forward: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> list[dict[str, Any]]:
+    """The walks from the weights before a step, one in each direction that the config names: rows of the probes.
+
+    ``forward`` is in float32, because bfloat16 would round away what a short walk changes.
+    """
+    makers = {"gradient": along_gradient, "step": step_direction(loop.optimizer)}
+    directions = {str(name): makers[name] for name in loop.config.probe_along}
+    alphas = np.linspace(0.5, 4, loop.config.probe_points) * float(loop.optimizer.param_groups[0]["lr"])
+    measured = walks(loop.model, lambda: forward()[0], alphas.tolist(), directions)
+    return [{"step": step, **row} for row in measured]
+
+
+def measure(loop: Loop, batches: Batches, data: dict[str, tuple[Tensor, Tensor]], precision: str) -> None:
+    """At the end of an epoch: test, and add to the loop's history, losses and snapshots."""
+    synchronize(loop.device)
+    seconds, n = time.perf_counter() - loop.started, len(batches.labels)
+    (test_images, test_labels), (held_out_images, held_out_labels) = data["test"], data["validation"]
+    loop.logits = predict(loop.model, test_images, precision)
+    test_loss, test_accuracy = loss_and_accuracy(loop.logits, test_labels)
+    loop.losses.append(batches.losses.cpu().clone())
+    if loop.config.keep_path:
+        loop.snapshots.append(snapshot(loop.model))
+    row = {
+        "epoch": len(loop.history) + 1,
+        "train_loss": (loop.losses[-1].double() @ torch.tensor(batches.sizes).double()).item() / n,
+        "train_accuracy": batches.correct.item() / n,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "lr": loop.lr,
+        "seconds": seconds,
+        "images_per_s": n / seconds,
+    }
+    if len(held_out_labels):
+        found = loss_and_accuracy(predict(loop.model, held_out_images, precision), held_out_labels)
+        row |= dict(zip(("validation_loss", "validation_accuracy"), found, strict=True))
+    loop.history.append(row)
+    loop.wall += time.perf_counter() - loop.started
+
+
+def snapshot(model: nn.Module) -> list[Tensor]:
+    """The parameters as they are now, on the CPU."""
+    return [p.detach().cpu().clone() for p in model.parameters()]
+
+
+def result(loop: Loop) -> Trained:
+    """What a loop that has ended gives beside the weights."""
+    return Trained(
+        history=pd.DataFrame(loop.history),
+        losses=torch.cat(loop.losses).numpy(),
+        seconds=loop.wall,
+        probes=pd.DataFrame(loop.probes) if loop.config.probe_every else None,
+        path=principal_path(loop.snapshots) if loop.config.keep_path else None,
+        logits=loop.logits.cpu(),
+    )
 
 
 def make_optimizer(model: nn.Module, config: Config) -> Optimizer:
@@ -75,229 +344,6 @@ def make_schedule(optimizer: Optimizer, config: Config, steps_per_epoch: int) ->
     return None, False
 
 
-def fit(
-    model: nn.Module,
-    dataset: Dataset,
-    config: Config,
-    checkpoint: Path | None = None,
-    *,
-    stop_after: int | None = None,
-    progress: bool = True,
-) -> Trained:
-    """Train the model in place.
-
-    History columns: epoch (from 1), train_loss and train_accuracy (means over the epoch's batches as they were trained
-    on, in train mode), test_loss and test_accuracy (after the epoch), lr (at the epoch's beginning), seconds (of the
-    training pass, without the test), images_per_s, and with ``validation_size`` validation_loss and
-    validation_accuracy.  Losses are cross-entropies in nats; label smoothing counts in the training's alone.  Raises
-    ConfigError if the images held out leave none to train on.
-
-    With ``checkpoint``, finished epochs are saved there (every one, unless writing takes more than CHECKPOINT_SHARE of
-    the time), and what is already there is gone on from.  Training stops early only when the loss is no longer finite.
-    ``stop_after`` ends it after so many of the config's epochs, with the schedule of all.
-    ``probe_every`` and ``keep_path`` measure on the way, in float32; they change nothing in the training.
-    ``progress`` announces the time that it will take, and shows a bar where somebody watches.
-    """
-    device = resolve_device(config.device)
-    with working_on(device):
-        return _fit(model, dataset, config, checkpoint, device, stop_after or config.epochs, progress)
-
-
-def _fit(
-    model: nn.Module,
-    dataset: Dataset,
-    config: Config,
-    checkpoint: Path | None,
-    device: torch.device,
-    end: int,
-    progress: bool,
-) -> Trained:
-    precision = resolve_precision(config.precision, device)
-    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parts = {name: [tensor.to(device) for tensor in part] for name, part in split(dataset, config).items()}
-    (train_images, train_labels), (test_images, test_labels) = parts["train"], parts["test"]
-    held_out_images, held_out_labels = parts["validation"]
-    n = len(train_images)
-    if config.augment:
-        train_images = pad(train_images)
-    steps_per_epoch = math.ceil(n / config.batch_size)
-    optimizer = make_optimizer(model, config)
-    keep_lr_on(device, optimizer)
-    schedule, per_step = make_schedule(optimizer, config, steps_per_epoch)
-
-    history: list[dict[str, float]] = []
-    losses: list[Tensor] = []  # one tensor (steps_per_epoch,) an epoch, on the CPU
-    probes: list[dict[str, Any]] = []
-    snapshots: list[list[Tensor]] = []  # of the parameters, on the CPU
-    wall = 0.0
-    if checkpoint and (state := read_checkpoint(checkpoint, device)):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        keep_lr_on(device, optimizer)  # the checkpoint may come from another device
-        if schedule:
-            schedule.load_state_dict(state["schedule"])
-        history, wall = state["history"], state["wall"]
-        losses = [part.cpu() for part in state["losses"]]
-        probes, snapshots = state["probes"], [[p.cpu() for p in snapshot] for snapshot in state["snapshots"]]
-
-    # What changes from step to step is on the device: so nothing waits for the CPU, and a GPU can replay the step.
-    drawn = torch.empty(4, n, dtype=torch.int64, device=device)  # the epoch's random numbers
-    position = torch.zeros(1, dtype=torch.int64, device=device)  # how many of the epoch's images have had their turn
-    epoch_losses = torch.empty(steps_per_epoch, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-
-    def forward(size: int, precision: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, logits and labels of the epoch's next ``size`` images."""
-        here = position + torch.arange(size, device=device)
-        images, labels = take_batch(train_images, train_labels, drawn[:, here], augment=config.augment)
-        with autocast(device, precision):
-            logits = model(images).float()
-        return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing), logits, labels
-
-    def exact_loss(size: int) -> Tensor:
-        return forward(size, "float32")[0]  # bfloat16 would round away what a short walk changes
-
-    def train_step(size: int) -> None:
-        loss, logits, labels = forward(size, precision)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        epoch_losses.index_copy_(0, position // config.batch_size, loss.detach()[None])
-        correct.add_((logits.detach().argmax(1) == labels).sum())
-        position.add_(size)
-
-    # A record would repeat what the CPU decides anew at each step: noise, and the momentum under one_cycle.
-    plain = per_step or set_noise(model, torch.Generator())
-    if plain and device.type == "cuda" and progress:
-        print(f"{config.model}: trained without CUDA graphs, because of noise or one_cycle", file=sys.stderr)
-    advance = train_step if plain else replayed(train_step, device)
-    makers = {"gradient": along_gradient, "step": step_direction(optimizer)}
-    directions = {str(name): makers[name] for name in config.probe_along}
-
-    bar = tqdm(
-        total=config.epochs * steps_per_epoch,
-        initial=len(history) * steps_per_epoch,
-        desc=config.model,
-        unit="step",
-        leave=False,
-        disable=not (progress and is_watched()),
-        mininterval=0.5,
-    )
-    epochs_left = config.epochs - len(history)
-    # The time of a step, for the announcement: over these steps of the first epoch, or what there are of them.
-    first_timed, last_timed = min(SETTLED, steps_per_epoch // 2), min(3 * SETTLED, steps_per_epoch)
-    announced = not progress
-    saved, saving = time.perf_counter(), 0.0  # when the last checkpoint was written, and how long that took
-    for epoch in range(len(history), min(end, config.epochs)):
-        started = time.perf_counter()
-        lr = float(optimizer.param_groups[0]["lr"])
-        generator = epoch_generator(config.seed, epoch)
-        drawn.copy_(draw(n, generator))
-        set_noise(model, generator)
-        position.zero_()
-        correct.zero_()
-        model.train()
-        if config.keep_path and not snapshots:
-            snapshots.append([p.detach().cpu().clone() for p in model.parameters()])
-        for step in range(steps_per_epoch):
-            if not announced and step == first_timed:
-                synchronize(device)
-                clock = time.perf_counter()
-            size = min(config.batch_size, n - step * config.batch_size)
-            total_step = epoch * steps_per_epoch + step
-            if config.probe_every and total_step % config.probe_every == 0:
-                alphas = np.linspace(0.5, 4, config.probe_points) * float(optimizer.param_groups[0]["lr"])
-                measured = walks(model, functools.partial(exact_loss, size), alphas.tolist(), directions)
-                probes += [{"step": total_step, **row} for row in measured]
-            advance(size)
-            if schedule and per_step:
-                schedule.step()
-            bar.update()
-            if not announced and step + 1 == last_timed:
-                synchronize(device)
-                step_seconds = (time.perf_counter() - clock) / (last_timed - first_timed)
-                # A test costs about a third of training on as many images.
-                seconds = step_seconds * (n + len(test_images) / 3) / config.batch_size * epochs_left
-                print(
-                    f"{config.model}, lr {config.lr:g}, seed {config.seed}: training {epochs_left} epochs of {n:,} "
-                    f"images on {device_name(device)} in {precision}, about {format_seconds(seconds)}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                announced = True
-        if schedule and not per_step:
-            schedule.step()
-        synchronize(device)
-        train_seconds = time.perf_counter() - started
-
-        logits = predict(model, test_images, precision)
-        test_loss, test_accuracy = loss_and_accuracy(logits, test_labels)
-        losses.append(epoch_losses.cpu().clone())
-        if config.keep_path:
-            snapshots.append([p.detach().cpu().clone() for p in model.parameters()])
-        sizes = torch.full((steps_per_epoch,), config.batch_size)
-        sizes[-1] = n - (steps_per_epoch - 1) * config.batch_size
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "train_loss": (losses[-1].double() @ sizes.double()).item() / n,
-                "train_accuracy": correct.item() / n,
-                "test_loss": test_loss,
-                "test_accuracy": test_accuracy,
-                "lr": lr,
-                "seconds": train_seconds,
-                "images_per_s": n / train_seconds,
-            }
-        )
-        if config.validation_size:
-            found = loss_and_accuracy(predict(model, held_out_images, precision), held_out_labels)
-            history[-1] |= dict(zip(("validation_loss", "validation_accuracy"), found, strict=True))
-        wall += time.perf_counter() - started
-        bar.set_postfix(train_loss=f"{history[-1]['train_loss']:.3f}", test_accuracy=f"{test_accuracy:.1%}")
-        if not math.isfinite(history[-1]["train_loss"]):
-            break
-        now = time.perf_counter()
-        if checkpoint and epoch + 1 < config.epochs and now - saved >= saving / CHECKPOINT_SHARE:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict() if schedule else None,
-                "history": history,
-                "losses": losses,
-                "probes": probes,
-                "snapshots": snapshots,
-                "wall": wall,
-            }
-            try:
-                with atomic_write(checkpoint) as part:
-                    torch.save(state, part)
-            except (OSError, RuntimeError) as error:  # torch tells of a full disk as a RuntimeError
-                print(f"{checkpoint}: cannot be saved ({error}); training goes on", file=sys.stderr, flush=True)
-            saved = time.perf_counter()
-            saving = saved - now
-    bar.close()
-    return Trained(
-        history=pd.DataFrame(history),
-        losses=torch.cat(losses).numpy(),
-        seconds=wall,
-        probes=pd.DataFrame(probes) if config.probe_every else None,
-        path=principal_path(snapshots) if config.keep_path else None,
-        logits=logits.cpu(),
-    )
-
-
-def read_checkpoint(checkpoint: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state to go on from; None if there is none, or if it is damaged, which is said and set aside."""
-    if not checkpoint.exists():
-        return None
-    try:
-        return dict(torch.load(checkpoint, map_location=device, weights_only=True))
-    except Exception as error:  # what unpickling a damaged file raises has no common base
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        print(f"{set_aside(checkpoint)}: a damaged checkpoint ({reason}); training begins anew", file=sys.stderr)
-        return None
-
-
 def split(dataset: Dataset, config: Config) -> dict[str, tuple[Tensor, Tensor]]:
     """Images (N, 32, 32, 3) and labels (N,) to train on, for validation and to test on, as the config asks for them.
 
@@ -315,19 +361,3 @@ def split(dataset: Dataset, config: Config) -> dict[str, tuple[Tensor, Tensor]]:
         "validation": (dataset.train_images[n:end], dataset.train_labels[n:end]),
         "test": (dataset.test_images[:test_size], dataset.test_labels[:test_size]),
     }
-
-
-def is_watched() -> bool:
-    """Whether a person sees a progress bar: in a terminal, or in a notebook whose front end can ask for input.
-
-    Papermill and nbval execute notebooks, too, but have nobody to ask; there a bar would only fill the log.
-    """
-    kernel = getattr(get_ipython(), "kernel", None)
-    return bool(kernel._allow_stdin) if kernel else sys.stderr.isatty()
-
-
-def format_seconds(seconds: float) -> str:
-    """``45 s``, ``3.2 min`` or ``1.4 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -18,7 +18,7 @@ from cifarnb.environment import print_anything, user_path
 from cifarnb.models import MODELS, build_model, count_parameters
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["report", "bench", "models", "data"]
+COMMANDS = ["report", "plan", "bench", "models", "data"]
 
 
 def call(*arguments, **env):

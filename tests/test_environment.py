@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -135,45 +136,60 @@ def test_whoever_has_a_home_and_a_name_keeps_them(monkeypatch, tmp_path):
 
 # --- a parent that is gone
 
-WORKER = """
-import multiprocessing, os, sys, time
+STARTED = """
+import os, sys, time
 from cifarnb import environment
-multiprocessing.current_process().name = sys.argv[1]
 environment.end_with(os.getppid())
 print(os.getpid(), flush=True)
 time.sleep(60)
 """
-PARENT = """
-import subprocess, sys, time
-subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+WITH_WORKERS = """
+import os, sys, time, joblib
+from cifarnb import environment
+work = joblib.Parallel(2, return_as="generator", initializer=environment.end_with, initargs=(os.getpid(),))
+print(*set(work(joblib.delayed(os.getpid)() for _ in range(8))), flush=True)
 time.sleep(60)
 """
+STARTS = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(60)"
 
 
-@pytest.mark.parametrize(("name", "ends"), [("LokyProcess-1", True), ("Dask Worker process", False)])
-def test_a_process_that_trains_ends_with_the_one_that_started_it(name, ends):
-    starter = subprocess.Popen([sys.executable, "-c", PARENT, WORKER, name], stdout=subprocess.PIPE, cwd=ROOT)
-    worker = psutil.Process(int(starter.stdout.readline()))
-    try:
+@pytest.mark.parametrize("command", [(STARTS, STARTED), (WITH_WORKERS,)])
+def test_a_process_ends_with_the_one_that_started_it(command):
+    starter = subprocess.Popen([sys.executable, "-c", *command], stdout=subprocess.PIPE, cwd=ROOT)
+    with starter.stdout:
+        started = [psutil.Process(int(number)) for number in starter.stdout.readline().split()]
+        assert started
         starter.kill()
         starter.wait()
-        deadline = time.monotonic() + (10 if ends else 2)
-        while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert (worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE) != ends
-    finally:
-        starter.stdout.close()
-        if worker.is_running():
-            worker.kill()
+    deadline = time.monotonic() + 20
+    while (left := [process for process in started if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in left:
+        process.kill()
+    assert not left
 
 
-def test_workers_are_told_whom_to_end_with(monkeypatch, tmp_path, tiny_dataset):
-    told = []
-    monkeypatch.setattr(experiment.environment, "end_with", told.append)
-    monkeypatch.setattr(experiment, "run", lambda *_, **__: None)
-    images = (tiny_dataset.train_images, tiny_dataset.train_labels, tiny_dataset.test_images, tiny_dataset.test_labels)
-    facts = {"classes": (), "source": "", "canonical": False, "fingerprint": ""}
-    config = Config(model="simple_cnn")
-    (tmp_path / "token").touch()
-    experiment._train_there(config, str(tmp_path), "token", 4242, facts, *(part.numpy() for part in images))
-    assert told == [4242]
+def _runs(process):
+    """Whether it does; nobody may be there to take note that it ended."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_workers_that_train_are_told_whom_to_end_with(monkeypatch, tmp_path, tiny_dataset):
+    told = {}
+
+    def work(*_, **options):
+        told.update(options)
+        return lambda tasks: []
+
+    monkeypatch.setattr(experiment.joblib, "Parallel", work)
+    experiment.train_together([Config(model="simple_cnn", epochs=1)], tiny_dataset, tmp_path, jobs=2)
+    assert (told["initializer"], told["initargs"]) == (environment.end_with, (os.getpid(),))
+
+
+def test_a_path_that_is_not_utf8_can_be_written_down(tmp_path, tiny_dataset):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.npz"
+    arrays = (tiny_dataset.train_images, tiny_dataset.train_labels, tiny_dataset.test_images, tiny_dataset.test_labels)
+    names = ("x_train", "y_train", "x_test", "y_test")
+    with Path(os.fsdecode(path)).open("wb") as file:
+        np.savez(file, **dict(zip(names, (part.numpy() for part in arrays), strict=True)))
+    assert "caf?.npz" in data.load(os.fsdecode(path)).source

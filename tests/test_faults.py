@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 
 from cifarnb import experiment, runs, training
 from cifarnb.config import Config, ConfigError
+from cifarnb.models import build_model
 from cifarnb.report import execution, sections
 from cifarnb.runs import RunError
+from cifarnb.training import fit
 
 ROOT = Path(__file__).parents[1]
 CONFIG = Config(model="simple_cnn", epochs=3, batch_size=64)
@@ -69,8 +71,11 @@ def made(tiny_dataset, tmp_path_factory):
     return experiment.run(CONFIG, tiny_dataset, tmp_path_factory.mktemp("made"))
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut off", "empty", "garbage"])
-@pytest.mark.parametrize("file", FILES)
+DAMAGES = [(file, damage) for file in FILES for damage in ("missing", "cut off", "empty", "garbage")]
+RECORD = ("weights.safetensors", "missing")  # which is how a report keeps a run
+
+
+@pytest.mark.parametrize(("file", "damage"), [each for each in DAMAGES if each != RECORD])
 def test_a_damaged_run_is_set_aside_and_trained_again(made, tiny_dataset, tmp_path, capsys, file, damage):
     config = CONFIG.replace(epochs=1)
     first = experiment.run(config, tiny_dataset, tmp_path)
@@ -85,7 +90,7 @@ def test_a_damaged_run_is_set_aside_and_trained_again(made, tiny_dataset, tmp_pa
             broken.write_bytes(b"")
         case "garbage":
             broken.write_bytes(b"PK\x03\x04" + bytes(range(256)) * 8)  # as if it were an archive
-    assert experiment.find(config, tiny_dataset, tmp_path, whole=True) is None
+    assert experiment.find(config, tiny_dataset, tmp_path) is None
     capsys.readouterr()
     again = experiment.run(config, tiny_dataset, tmp_path)
     assert again.losses.tolist() == first.losses.tolist()
@@ -93,6 +98,32 @@ def test_a_damaged_run_is_set_aside_and_trained_again(made, tiny_dataset, tmp_pa
     assert line.startswith(str(broken))
     assert line.endswith(f"set aside as {first.name}.damaged-1, trained again")
     assert (tmp_path / f"{first.name}.damaged-1").is_dir()
+
+
+@pytest.mark.parametrize("change", [lambda state: state.pop("wall"), lambda state: state["model"].popitem()])
+def test_a_checkpoint_of_another_layout_is_set_aside_and_leaves_no_trace(
+    tiny_dataset, tmp_path, capsys, every_epoch, change
+):
+    expected = fit(build_model("simple_cnn"), tiny_dataset, CONFIG, progress=False)
+    checkpoint = tmp_path / "checkpoint.pt"
+    fit(build_model("simple_cnn"), tiny_dataset, CONFIG, checkpoint, stop_after=1, progress=False)
+    state = torch.load(checkpoint, weights_only=True)
+    change(state)
+    torch.save(state, checkpoint)
+    found = fit(build_model("simple_cnn"), tiny_dataset, CONFIG, checkpoint, progress=False)
+    assert found.losses.tolist() == expected.losses.tolist()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "checkpoint.pt.damaged-1: a damaged checkpoint (it has another layout); training begins anew" in line
+
+
+def test_a_record_without_weights_is_shown_and_not_trained_again(made, tiny_dataset, tmp_path, capsys):
+    """Such records are all that a report has of most of its runs."""
+    runs.copy_records(made, tmp_path)
+    found = experiment.run(CONFIG, tiny_dataset, tmp_path)
+    assert found.losses.tolist() == made.losses.tolist()
+    assert [path.name for path in tmp_path.iterdir()] == [made.name]
+    with pytest.raises(RunError, match=r"weights\.safetensors: cannot be loaded .*missing.* to train it anew, move"):
+        experiment.trained_model(found)
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_training_begins_anew(made, tiny_dataset, tmp_path, capsys):

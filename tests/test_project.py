@@ -2,7 +2,9 @@
 
 import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -24,11 +26,12 @@ LAYERS = [
     "environment models.lenet models.resnet models.vgg synthetic hardware report report.significance report.pictures",
     "models report.style report.page",
     "config data",
-    "metrics runs",
+    "metrics runs progress",
     "landscape report.claims",
     "training report.figures report.tables",
     "experiment report.sections report.front report.display",
     "report.summary report.execution report.placing bench",
+    "report.plan",
     "report.build",
     "report.verify report.compare",
     "cli",
@@ -144,3 +147,58 @@ def test_style_and_types(command):
         [sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- make, with a Python that notes how it is called
+
+PYTHON = """\
+#!/bin/sh
+if [ "$2" = venv ]; then
+  mkdir -p .venv/bin
+  cp "$0" .venv/bin/python
+  echo "command = python -m venv $(pwd -P)/.venv" > .venv/pyvenv.cfg
+fi
+{ printf '%s' "$0 $PIP_USER ${PIP_TARGET-none}"; printf ' [%s]' "$@"; echo; } >> calls
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A function that makes a target in a folder, where it puts the Makefile, and returns the calls of Python."""
+
+    def run(folder, *arguments, **env):
+        folder.mkdir(exist_ok=True)
+        for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+            if not (folder / name).exists():
+                shutil.copy2(ROOT / name, folder / name)
+        (tmp_path / "python").write_text(PYTHON, encoding="utf-8")
+        (tmp_path / "python").chmod(0o755)
+        (folder / "calls").unlink(missing_ok=True)
+        command = ["make", *arguments, f"PYTHON={tmp_path / 'python'}"]
+        done = subprocess.run(command, cwd=folder, env=os.environ | env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return (folder / "calls").read_text(encoding="utf-8").splitlines()
+
+    return run
+
+
+def test_make_installs_once_and_passes_on_what_is_asked(make, tmp_path):
+    folder = tmp_path / "a project"
+    calls = make(folder, "report", "DATA=~/my data.npz", PIP_USER="1", PIP_TARGET="/elsewhere")
+    assert [call.split(" [")[2].rstrip("]") for call in calls[1:-1]] == ["venv", "pip", "pip"]
+    assert all(" 0 none [" in call for call in calls)
+    report = ".venv/bin/python 0 none [-m] [cifarnb] [report] [--profile] [quick]"
+    assert calls[-1] == f"{report} [--data] [~/my data.npz]"
+    assert make(folder, "report") == [report]
+
+
+@pytest.mark.parametrize("way", [shutil.copytree, shutil.move])
+def test_a_project_that_was_copied_or_moved_gets_an_environment_of_its_own(make, tmp_path, way):
+    make(tmp_path / "old", "install")
+    (tmp_path / "x").mkdir()
+    folder = tmp_path / "x" / "old"
+    way(tmp_path / "old", folder)
+    (folder / ".venv" / "of the old one").touch()
+    assert "[-m] [venv] [.venv]" in make(folder, "test")[1]
+    assert not (folder / ".venv" / "of the old one").exists()
+    assert make(folder, "test") == [".venv/bin/python 0 none [-m] [pytest]"]

@@ -15,8 +15,9 @@ from cifarnb.models import LABELS
 from cifarnb.report import execution, front, placing, sections
 from cifarnb.report.display import weights_file
 from cifarnb.report.page import Section, render
+from cifarnb.report.plan import announcement, plan
 from cifarnb.report.summary import summarize
-from cifarnb.runs import Run, atomic_write, describe_origin, locked, now, project_root
+from cifarnb.runs import Run, RunError, atomic_write, describe_origin, locked, now, project_root
 
 HALF_ABOVE = 5_000_000  # parameters: larger networks' weights are kept in float16
 WEIGHTS_HELP = """\
@@ -49,21 +50,12 @@ def build_report(
     executed ``notebooks/`` into ``out``, when all of it is made.  A report there that has more finished runs stays,
     unless it is to be ``replace``d.  Raises ConfigError or DataError before anything is trained or written.
     """
-    overrides: dict[str, Any] = {"profile": profile} if train else {"profile": profile, "train": False}
-    if runs_dir is not None:
-        folder, root = runs_dir.resolve(), project_root().resolve()
-        # As the notebooks take it: relative to the project where it is in it, so that no report tells where that is.
-        overrides["runs_dir"] = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
     wanted = list(only or sections.names())
-    for name in sections.names():
-        sections.changes(name, profile)
     for name in wanted:
         sections.notebook(name)
-    asked = data_spec or sections.values(sections.SUMMARY, profile)["data"]
-    dataset = _load(asked, profile)
-    if dataset.source.startswith("synthetic") and asked == "auto":
-        asked = "synthetic"  # so that not every kernel waits for the network again
-    overrides["data"] = asked
+    dataset, overrides = load_data(profile, data_spec, runs_dir)
+    if not train:
+        overrides["train"] = False
     out = out or project_root() / "reports" / profile
     runs_folder = project_root() / overrides.get("runs_dir", "runs")
     placing.check_folder(out, runs_folder)
@@ -75,6 +67,8 @@ def build_report(
             say(lost)
             return False
         say(f"{profile}: {len(wanted)} sections on {dataset.source}")
+        if train and (announced := announcement(plan(profile, dataset, overrides, wanted), jobs)):
+            say(announced)
         if jobs > 1 and train:
             ahead = [config for section in wanted for config in sections.all_configs(section, profile, overrides)]
             experiment.train_together(ahead, dataset, overrides.get("runs_dir", "runs"), jobs=jobs)
@@ -93,6 +87,27 @@ def build_report(
     say("\n" + "\n".join(str(out / name) for name in ("report.html", "report.md", placing.SUMMARY)))
     well = ("ok",) if train else ("ok", "not run")
     return all(section.status in well for section in done.values())
+
+
+def load_data(
+    profile: str, data_spec: str | None = None, runs_dir: Path | None = None
+) -> tuple[Dataset, dict[str, Any]]:
+    """The data set of a profile, and the parameters that all its sections get, after a check of all parameters.
+
+    Raises ConfigError or DataError.
+    """
+    overrides: dict[str, Any] = {"profile": profile}
+    if runs_dir is not None:
+        folder, root = runs_dir.resolve(), project_root().resolve()
+        # As the notebooks take it: relative to the project where it is in it, so that no report tells where that is.
+        overrides["runs_dir"] = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+    for name in sections.names():
+        sections.changes(name, profile)
+    asked = data_spec or sections.values(sections.SUMMARY, profile)["data"]
+    dataset = _load(asked, profile)
+    if dataset.source.startswith("synthetic") and asked == "auto":
+        asked = "synthetic"  # so that not every kernel waits for the network again
+    return dataset, overrides | {"data": asked}
 
 
 def _lost(out: Path, finished: Sequence[Run]) -> str:
@@ -115,7 +130,7 @@ def _place(done: Sequence[Section], summary: dict[str, Any], finished: Sequence[
     for run in finished:
         renamed |= placing.add_records(run, out, stage)
     renamed |= _gather_weights(finished, summary, out, stage)
-    summary["files"] = [*placing.written(stage), placing.SUMMARY]
+    summary["files"] = [name for name in placing.written(stage) if not name.startswith(("runs/", "weights/"))]
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (stage / placing.SUMMARY).write_text(text, encoding="utf-8")
     placing.take_place(out, stage, renamed)
@@ -210,7 +225,11 @@ def _gather_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path, sta
         count = sum(network["parameters"] for network in summary["networks"] if network["run"] == run.name)
         half, name = count > HALF_ABOVE, weights_name(run)
         if not placing.has_weights(run, name, out):
-            weights = run.weights()
+            try:
+                weights = run.weights()
+            except RunError as error:
+                rows.append(f"- {LABELS[run.config.model]}: none ({error})")
+                continue
             if half:
                 weights = {part: w.half() if w.is_floating_point() else w for part, w in weights.items()}
             (stage / name).parent.mkdir(exist_ok=True)

@@ -66,13 +66,14 @@ def execute(
     last = {SUMMARY} & set(tasks)
     for group in (set(tasks) - last, last):
         # Processes of this machine whatever joblib.parallel_config says: the notebooks are written here.
-        work = joblib.Parallel(workers, backend="loky", return_as="generator_unordered", batch_size=1)
+        work = joblib.Parallel(
+            workers, backend="loky", return_as="generator_unordered", batch_size=1,
+            initializer=environment.end_with, initargs=(os.getpid(),),
+        )  # fmt: skip
         waiting = set(group)
         try:
             for section in work(
-                joblib.delayed(_execute_one)(
-                    name, notebook(name), out / f"{name}.ipynb", tasks[name], timeout, os.getpid()
-                )
+                joblib.delayed(_execute_one)(name, notebook(name), out / f"{name}.ipynb", tasks[name], timeout)
                 for name in sorted(group)
             ):
                 waiting.remove(section.name)
@@ -81,10 +82,7 @@ def execute(
             yield from (Section(name, None, "failed", "its process was killed") for name in sorted(waiting))
 
 
-def _execute_one(
-    name: str, source: Path, target: Path, parameters: dict[str, Any], timeout: int | None, parent: int = 0
-) -> Section:
-    environment.end_with(parent)
+def _execute_one(name: str, source: Path, target: Path, parameters: dict[str, Any], timeout: int | None) -> Section:
     started = time.perf_counter()
     target.unlink(missing_ok=True)  # an older one must not pass for this one
     status, error = "ok", None

@@ -75,6 +75,7 @@ def _named_runs(numbers: Any) -> list[str]:
 @contextmanager
 def beside(out: Path) -> Iterator[Path]:
     """An empty folder beside ``out`` to write a report in; it is gone afterwards, and so is what is still in it."""
+    finish(out)
     stage = _stage(out)
     _discard(stage)
     stage.mkdir(parents=True)

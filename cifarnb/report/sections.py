@@ -7,13 +7,16 @@ import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from cifarnb.config import Config, ConfigError, Number, unknown_name
 from cifarnb.runs import project_root
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 PROFILES = ("smoke", "quick", "full")
 WHY = "05_why_batchnorm"
@@ -95,8 +98,12 @@ class Parameter:
 
 
 def names() -> list[str]:
-    """All sections, in the report's order."""
-    return sorted(path.stem for path in (project_root() / "notebooks").glob("*.ipynb"))
+    """All sections, in the report's order: notebooks whose name begins with a number, as in ``01_simple_cnn``.
+
+    Others, such as Jupyter's ``Untitled`` and ``01_simple_cnn-Copy1``, are somebody's drafts.
+    """
+    stems = sorted(path.stem for path in (project_root() / "notebooks").glob("*.ipynb"))
+    return [stem for stem in stems if re.match(r"\d+_", stem) and not re.search(r"-Copy\d+$", stem)]
 
 
 def notebook(section: str) -> Path:
@@ -106,11 +113,23 @@ def notebook(section: str) -> Path:
     return project_root() / "notebooks" / f"{section}.ipynb"
 
 
+def read(section: str) -> "NotebookNode":
+    """The notebook of a section.  Raises ConfigError, naming the file, for one that cannot be read."""
+    import nbformat  # a second, which every kernel that only asks for runs would take longer to start
+
+    file = notebook(section)
+    try:
+        found = nbformat.read(file, as_version=4)
+        found.cells[:1]
+    except Exception as error:  # what it raises has no common base
+        reason = " ".join(str(error).split())[:80]
+        raise ConfigError(f"{file}: is not a notebook ({reason})") from None
+    return found
+
+
 def title(section: str) -> str:
     """The section's number and name, in English: the last heading of its notebook's first cell; its name if none."""
-    import nbformat  # see ``declared``
-
-    first = "".join(cell.source for cell in nbformat.read(notebook(section), as_version=4).cells[:1])
+    first = "".join(cell.source for cell in read(section).cells[:1])
     headings = re.findall(r"^#+ (.+?)(?: \([^()]*[^\x00-\x7f][^()]*\))?$", first, re.MULTILINE)
     return str(headings[-1]) if headings else section
 
@@ -120,12 +139,10 @@ def declared(section: str) -> dict[str, Parameter]:
 
     Raises ConfigError, naming notebook and line, for a parameters cell that cannot be read.
     """
-    import nbformat  # see ``title``
-
     file = notebook(section)
-    cells = [c for c in nbformat.read(file, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
+    cells = [c for c in read(section).cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
-        raise ConfigError(f"{file}: one cell must have the tag parameters, but {len(cells) or 'none'} of them has it")
+        raise ConfigError(f"{file}: one cell must have the tag parameters, not {len(cells)}")
     try:
         return read_declarations(cells[0].source)
     except ConfigError as error:

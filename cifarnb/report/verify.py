@@ -27,7 +27,7 @@ from cifarnb.models import build_model, count_parameters
 from cifarnb.report import execution, sections
 from cifarnb.report.build import finished_runs, headline_runs, make_summary, render_report, weights_name
 from cifarnb.report.page import Section
-from cifarnb.report.placing import runs_of
+from cifarnb.report.placing import finish, runs_of
 from cifarnb.runs import Run, RunError, data_identity, load, run_name
 from cifarnb.training import fit, split
 
@@ -62,6 +62,7 @@ def verify(
     number by number.  ``retrain_epochs`` repeats so many epochs of every run and compares the losses.  Raises
     ConfigError if there is no report, DataError if the data cannot be read.
     """
+    finish(folder)
     summary = _read_summary(folder)
     profile, stated = summary["profile"], summary["data"]
     if data_spec is None and not stated["cifar10"] and stated["source"].startswith("synthetic"):

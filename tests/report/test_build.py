@@ -33,7 +33,7 @@ def test_the_summary_has_every_network_with_the_numbers_of_its_run(smoke, summar
     assert [n["name"] for n in summary["networks"]] == ["simple_cnn", "resnet6", "resnet9", "vgg_a", "vgg_a_bn"]
     for network in summary["networks"]:
         run = recorded(smoke, network["run"])
-        assert network["parameters"] == count_parameters(build_model(network["name"]))
+        assert network["parameters"] == count_parameters(build_model(network["name"], width=run.config.width))
         assert network["final_accuracy"] == {
             "mean": run.history.test_accuracy.iloc[-1], "ci95": None, "values": [run.history.test_accuracy.iloc[-1]],
         }  # fmt: skip
@@ -79,13 +79,24 @@ def test_the_weights_beside_the_report_are_those_of_the_runs(smoke, summary):
         placed = safetensors.torch.load_file(smoke / "weights" / f"{network['name']}.safetensors")
         own = recorded(smoke, network["run"]).weights()
         assert {*placed} == {*own}
-        large = network["name"].startswith("vgg")  # in half the precision, to take half the room
+        large = network["parameters"] > build.HALF_ABOVE  # in half the precision, to take half the room
         for name, part in placed.items():
             assert torch.equal(part, own[name].half() if large and part.is_floating_point() else own[name])
         (line,) = [line for line in readme.splitlines() if network["run"] in line]
         assert f"`{network['name']}.safetensors`" in line
         assert f"{network['parameters']:,} parameters in {'float16' if large else 'float32'}" in line
         assert f"test accuracy {network['final_accuracy']['mean']:.2%}" in line
+
+
+def test_large_networks_weights_are_kept_in_half_the_precision(remake, smoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "HALF_ABOVE", 100_000)
+    ok, _ = remake(tmp_path / "out", smoke.parent / "runs")
+    assert ok
+    kinds = {}
+    for name in ("simple_cnn", "resnet6"):
+        weights = safetensors.torch.load_file(tmp_path / "out" / "weights" / f"{name}.safetensors")
+        kinds[name] = {part.dtype for part in weights.values() if part.is_floating_point()}
+    assert kinds == {"simple_cnn": {torch.float32}, "resnet6": {torch.float16}}
 
 
 def test_the_records_beside_the_report_are_those_of_the_runs(smoke, summary):

@@ -1,3 +1,5 @@
+import re
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell
@@ -97,15 +99,14 @@ def rewrite(folder, change):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (lambda cells: cells[0].metadata.pop("tags"), "none"),
-        (lambda cells: cells.append(new_code_cell("a: int = 1", metadata={"tags": ["parameters"]})), "2"),
+        (lambda cells: cells[0].metadata.pop("tags"), 0),
+        (lambda cells: cells.append(new_code_cell("a: int = 1", metadata={"tags": ["parameters"]})), 2),
     ],
 )
 def test_one_cell_alone_declares_parameters(project, change, found):
     rewrite(project(), change)
     message = refusal(sections.declared, "01_test")
-    assert "01_test.ipynb: one cell must have the tag parameters" in message
-    assert found in message
+    assert f"01_test.ipynb: one cell must have the tag parameters, not {found}" in message
 
 
 def test_titles_are_the_headings_of_the_report():
@@ -288,6 +289,27 @@ def test_a_parameter_has_a_lowest_value(name, lowest):
     lower = lowest[1:] if isinstance(lowest, list) else lowest - 1
     assert f"{name}: at least" in refusal(sections.check_values, {name: lower})
     assert "radius" in refusal(sections.check_values, {"radius": 0.0})
+
+
+def test_a_draft_in_the_folder_is_no_section(project):
+    folder = project(name="01_test")
+    for name in ("Untitled", "Untitled1", "01_test-Copy1", "notes", "1"):
+        (folder / "notebooks" / f"{name}.ipynb").write_text("", encoding="utf-8")
+    assert sections.names() == ["01_test"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> other\n", "[]", "{}", '{"nbformat": 4}'],
+)
+def test_what_is_no_notebook_is_told_in_one_line(project, content):
+    folder = project(name="01_test")
+    file = folder / "notebooks" / "01_test.ipynb"
+    file.write_text(content, encoding="utf-8")
+    for ask in (sections.read, sections.title, sections.declared):
+        with pytest.raises(ConfigError, match=rf"^{re.escape(str(file))}: is not a notebook \(.+\)$") as told:
+            ask("01_test")
+        assert len(str(told.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
