@@ -109,7 +109,7 @@ def fit(
                 break
             loop.save()
         said.bar.close()
-    return result(loop)
+        return result(loop)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from cifarnb import training
+from cifarnb import data, training
 from cifarnb.config import Config, ConfigError
 from cifarnb.data import load, normalize
 from cifarnb.metrics import loss_and_accuracy, predict
@@ -43,13 +43,57 @@ def test_losses_are_those_of_a_slow_plain_loop(tiny_dataset, recipe, model):
     np.testing.assert_allclose(losses, slow.train(config, tiny_dataset)[0], rtol=rtol)
 
 
-@pytest.mark.parametrize("model", ["simple_cnn", "resnet6", "vgg_a_bn"])
-def test_the_first_fifty_losses_are_those_of_a_slow_plain_loop_to_rounding(tiny_dataset, model):
-    """With SGD, whose steps are as small as the gradients' rounding; Adam makes steps of lr out of it."""
-    config = configure(model=model, batch_size=10, epochs=2, train_size=250, lr=1e-3, augment=True)
-    _, losses, *_ = fit(build_model(model, config.seed), tiny_dataset, config)
-    assert len(losses) == 50
-    np.testing.assert_allclose(losses, slow.train(config, tiny_dataset)[0], rtol=1e-5)
+def fifty_losses(dataset, config):
+    """Of 50 steps, by the engine and by the slow loop, in float64: in float32 rounding would grow to a thousandth."""
+    config = config.replace(batch_size=10, epochs=2, train_size=250, augment=True)
+    found = fit(slow.InFloat64(config), dataset, config).losses
+    assert len(found) == 50
+    return found, slow.train(config, dataset, slow.InFloat64(config))[0]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("model", "width"), [("simple_cnn", 1), ("resnet6", 0.5), ("vgg_a_bn", 0.25)])
+def test_the_first_fifty_losses_are_those_of_a_slow_plain_loop_to_rounding(tiny_dataset, model, width, recipe):
+    found, expected = fifty_losses(tiny_dataset, configure(model=model, width=width, **RECIPES[recipe]))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def swap_two_images(drawn):
+    drawn[:, [9, 10]] = drawn[:, [10, 9]]  # the last of the first batch, and the first of the second
+
+
+def shift_a_crop(drawn):
+    drawn[1, 7] = (drawn[1, 7] + 1) % 9
+
+
+def flip_an_image(drawn):
+    drawn[3, 7] = 1 - drawn[3, 7]
+
+
+@pytest.mark.parametrize("change", [swap_two_images, shift_a_crop, flip_an_image])
+def test_one_image_that_is_drawn_otherwise_would_be_seen(tiny_dataset, monkeypatch, change):
+    def draw(n, generator):
+        drawn = data.draw(n, generator)
+        change(drawn)
+        return drawn
+
+    monkeypatch.setattr(training, "draw", draw)
+    found, expected = fifty_losses(tiny_dataset, configure())
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"schedule": "cosine"}, {"schedule": "one_cycle"}, {"lr": 1.001e-3}, {"seed": 1}])
+def test_another_schedule_or_seed_would_be_seen(tiny_dataset, monkeypatch, changes):
+    """The engine trains with the changes, from the same weights; the slow loop without."""
+    changed = configure(**changes)
+    for name in ("make_schedule", "make_optimizer"):
+        make = getattr(training, name)
+        monkeypatch.setattr(training, name, lambda x, c, *rest, make=make: make(x, c.replace(**changes), *rest))
+    monkeypatch.setattr(training, "epoch_generator", lambda _, epoch: data.epoch_generator(changed.seed, epoch))
+    found, expected = fifty_losses(tiny_dataset, configure())
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_after_the_smoke_schedule_the_accuracy_is_that_of_a_slow_plain_loop():
