@@ -60,6 +60,15 @@ def test_how_the_user_lets_threads_wait_holds(machine, monkeypatch, name, value)
     assert environment.waiting_variables() == {}
 
 
+def test_a_machine_that_does_not_tell_is_taken_as_quiet(machine, monkeypatch):
+    def hidden(interval, percpu):
+        raise FileNotFoundError("/proc/stat")
+
+    machine([100.0, 100.0])
+    monkeypatch.setattr(environment.psutil, "cpu_percent", hidden)
+    assert environment.waiting_variables() == {}
+
+
 def test_what_is_started_in_the_block_waits_so_and_nothing_else(machine):
     machine([100.0, 100.0])
     with pytest.raises(KeyError), environment.waiting():
