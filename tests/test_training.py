@@ -51,8 +51,13 @@ def fifty_losses(dataset, config):
     return found, slow.train(config, dataset, slow.InFloat64(config))[0]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize(("model", "width"), [("simple_cnn", 1), ("resnet6", 0.5), ("vgg_a_bn", 0.25)])
+@pytest.mark.parametrize(
+    ("model", "width", "recipe"),
+    [
+        *[("simple_cnn", 1, recipe) for recipe in RECIPES],
+        *[("resnet6", 0.25, "adam"), ("vgg_a_bn", 0.125, "nesterov"), ("vgg_a_bn", 0.125, "adamw")],
+    ],
+)
 def test_the_first_fifty_losses_are_those_of_a_slow_plain_loop_to_rounding(tiny_dataset, model, width, recipe):
     found, expected = fifty_losses(tiny_dataset, configure(model=model, width=width, **RECIPES[recipe]))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
