@@ -132,8 +132,9 @@ def describe(config: Config) -> str:
     """A run in a few words, for a reader."""
     schedule = "" if config.schedule == "none" else f" ({config.schedule})"
     augmentation = "crop and flip" if config.augment else "no augmentation"
+    epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs} epochs"
     return (
-        f"{label(config.model, config.width)}, {config.epochs} epochs, {config.optimizer} at learning rate "
+        f"{label(config.model, config.width)}, {epochs}, {config.optimizer} at learning rate "
         f"{config.lr:g}{schedule}, batches of {config.batch_size}, {augmentation}, seed {config.seed}"
     )
 

@@ -86,8 +86,9 @@ class Progress:
         epoch = self.usual * (n + self.images["test"] / 3) / batch_size
         if self.walks:
             epoch += self.walked / self.walks * n / batch_size / self.config.probe_every
+        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
         self._say(
-            f"training {self.epochs} epochs of {n:,} images on {device_name(self.device)} in {self.precision}, "
+            f"training {epochs} of {n:,} images on {device_name(self.device)} in {self.precision}, "
             f"about {format_seconds(epoch * self.epochs)}"
         )
 

@@ -188,7 +188,7 @@ def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path):
     _, said = child.communicate(timeout=300)
     assert child.returncode == 0, said
     left = CHILD_CONFIG.epochs - len(state["history"])
-    assert f"training {left} epochs" in said  # from the last finished epoch, not from the start
+    assert f"training {left} epoch" in said  # from the last finished epoch, not from the start
 
     resumed = runs.load(next(tmp_path.glob("resnet6-*")))
     timeless = [r.history.drop(columns=["seconds", "images_per_s"]) for r in (resumed, uninterrupted)]
