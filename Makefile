@@ -12,7 +12,7 @@ report: $(INSTALLED)
 	$(BIN)/python -m cifarnb report --profile "$(PROFILE)" $${DATA:+--data "$$DATA"}
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lab: $(INSTALLED)
 	$(BIN)/python -m jupyterlab notebooks

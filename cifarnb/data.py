@@ -317,6 +317,7 @@ def _fault(array: np.ndarray, is_images: bool) -> str | None:
 def _dataset(
     arrays: tuple[np.ndarray, ...], source: str, *, classes: tuple[str, ...] = CIFAR10_CLASSES, canonical: bool = False
 ) -> Dataset:
+    source = source.encode(errors="replace").decode()  # of a path whose bytes are not UTF-8, what can be written
     x_train, y_train, x_test, y_test = arrays
     digest = hashlib.sha256()
     for array in (x_train, x_test, y_train.astype(np.uint8), y_test.astype(np.uint8)):

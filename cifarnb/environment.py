@@ -100,6 +100,9 @@ def _is_crowded() -> bool:
         threads = min(threads, int(wanted))
     if threads == 1:
         return False
-    used = psutil.cpu_percent(BUSY_SECONDS, percpu=True)
+    try:
+        used = psutil.cpu_percent(BUSY_SECONDS, percpu=True)
+    except (OSError, psutil.Error):  # a container need not show it
+        return False
     other = sum(used[core] for core in cores if core < len(used)) / 100
     return other + threads > len(cores) + BUSY

@@ -12,6 +12,7 @@ import joblib
 import numpy as np
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
+from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -58,10 +59,10 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 trained.probes,
                 trained.path,
             )
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # the latter tells of a full disk, too
+            reason = getattr(error, "strerror", None) or error
             raise RunError(
-                f"{path}: cannot be saved ({error.strerror or error}); its last checkpoint is kept, so make room and "
-                "start again"
+                f"{path}: cannot be saved ({reason}); its last checkpoint is kept, so make room and start again"
             ) from None
 
 

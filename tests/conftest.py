@@ -4,6 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+# The workers of pytest-xdist share the cores: so do their threads, which are counted when PyTorch is loaded.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
+import filelock
 import nbformat
 import numpy as np
 import pandas as pd
@@ -127,10 +132,13 @@ def make_summary():
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """The folder of a smoke report, made once by the command line in a process of its own."""
-    folder = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, "-m", "cifarnb", "report", "--profile", "smoke"]
-    command += ["--out", str(folder / "report"), "--runs", str(folder / "runs")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """The folder of a smoke report, made once by the command line in a process of its own, for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not (folder / "report").exists():
+            command = [sys.executable, "-m", "cifarnb", "report", "--profile", "smoke"]
+            command += ["--out", str(folder / "report"), "--runs", str(folder / "runs")]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
     return folder / "report"

@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -56,6 +57,15 @@ def test_as_many_threads_count_as_the_user_wants(machine, monkeypatch, threads, 
 def test_how_the_user_lets_threads_wait_holds(machine, monkeypatch, name, value):
     machine([100.0, 100.0])
     monkeypatch.setenv(name, value)
+    assert environment.waiting_variables() == {}
+
+
+def test_a_machine_that_does_not_tell_is_taken_as_quiet(machine, monkeypatch):
+    def hidden(interval, percpu):
+        raise FileNotFoundError("/proc/stat")
+
+    machine([100.0, 100.0])
+    monkeypatch.setattr(environment.psutil, "cpu_percent", hidden)
     assert environment.waiting_variables() == {}
 
 
@@ -183,3 +193,12 @@ def test_workers_that_train_are_told_whom_to_end_with(monkeypatch, tmp_path, tin
     monkeypatch.setattr(experiment.joblib, "Parallel", work)
     experiment.train_together([Config(model="simple_cnn", epochs=1)], tiny_dataset, tmp_path, jobs=2)
     assert (told["initializer"], told["initargs"]) == (environment.end_with, (os.getpid(),))
+
+
+def test_a_path_that_is_not_utf8_can_be_written_down(tmp_path, tiny_dataset):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.npz"
+    arrays = (tiny_dataset.train_images, tiny_dataset.train_labels, tiny_dataset.test_images, tiny_dataset.test_labels)
+    names = ("x_train", "y_train", "x_test", "y_test")
+    with Path(os.fsdecode(path)).open("wb") as file:
+        np.savez(file, **dict(zip(names, (part.numpy() for part in arrays), strict=True)))
+    assert "caf?.npz" in data.load(os.fsdecode(path)).source

@@ -66,6 +66,7 @@ def build_report(
         if not train and not replace and (lost := _lost(out, finished_runs(profile, dataset, overrides))):
             say(lost)
             return False
+        origin = describe_origin()  # of what now begins, whatever is committed meanwhile
         say(f"{profile}: {len(wanted)} sections on {dataset.source}")
         if train and (announced := announcement(plan(profile, dataset, overrides, wanted), jobs)):
             say(announced)
@@ -82,7 +83,7 @@ def build_report(
             say(lost)
             return False
         all_sections = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
-        summary = make_summary(profile, dataset, overrides, all_sections, describe_origin() | {"finished": now()})
+        summary = make_summary(profile, dataset, overrides, all_sections, origin | {"finished": now()})
         _place(all_sections, summary, finished, out, stage)
     say("\n" + "\n".join(str(out / name) for name in ("report.html", "report.md", placing.SUMMARY)))
     well = ("ok",) if train else ("ok", "not run")

@@ -116,7 +116,7 @@ def _train_and_test(runs: Sequence[Run], quantity: str) -> Figure:
 @_styled
 def compare_training(runs: Mapping[str, Sequence[Run]]) -> Figure:
     """Train loss and test accuracy over the epochs, a line a network (name → its runs, which differ in the seed)."""
-    figure = Figure(figsize=(WIDTH, 3.6))
+    figure = Figure(figsize=(WIDTH, 3.9))
     left, right = figure.subplots(1, 2)
     for name, same in runs.items():
         _draw_runs(left, same, "train_loss", color=COLORS[name], label=LABELS[name])
@@ -126,8 +126,7 @@ def compare_training(runs: Mapping[str, Sequence[Run]]) -> Figure:
     left.set_ylabel("training loss")
     _label_axes(right, "accuracy")
     right.set_ylabel("test accuracy")
-    left.legend()
-    right.legend()
+    figure.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
 
 
@@ -297,7 +296,7 @@ def probes(runs: Mapping[str, Sequence[Run]]) -> Figure:
     losses.set(ylabel="loss on the walk", ylim=(None, 1.1 * max(tops)))
     changes.set(ylabel="change of the gradient")
     smoothness.set(ylabel="effective β", xlabel="step")
-    figure.legend(*losses.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure.legend(*losses.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 

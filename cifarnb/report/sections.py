@@ -186,28 +186,20 @@ def read_declarations(cell: str) -> dict[str, Parameter]:
     return found
 
 
-def validate_parameters(namespace: dict[str, Any]) -> None:
-    """Check the parameters of the notebook that runs, and convert them in place, whoever has set them.
+def validate_parameters(section: str, namespace: dict[str, Any]) -> None:
+    """Check the parameters of a section's notebook that runs, and convert them in place, whoever has set them.
 
     ``namespace`` is its ``globals()``.  Papermill alone checks nothing: it passes on ``false`` as text, and sets what a
-    notebook does not declare, or what it then sets itself.  Raises ConfigError as ``changes`` does.
+    notebook does not declare.  Raises ConfigError as ``changes`` does.
     """
-    allowed: dict[str, Parameter] = {}
-    faults = []
-    for cell in namespace["In"]:  # what the kernel has executed, and what it executes
-        try:
-            allowed |= read_declarations(cell)
-        except ConfigError as error:
-            if not cell.startswith(_PAPERMILLS):
-                faults.append(error)
-                continue
-            if not allowed:
-                raise ConfigError("no cell has the tag parameters, so what is set here would be set back") from None
+    allowed = declared(section)
+    for cell in namespace.get("In", []):  # what the kernel has executed, if it keeps a history
+        if cell.startswith(_PAPERMILLS):
             for name in re.findall(r"^(\w+) = ", cell, re.MULTILINE):
                 if name not in allowed:
-                    raise ConfigError(unknown_name(name, allowed)) from None
-    if not allowed:
-        raise ConfigError(f"parameters cell, {faults[0]}")
+                    raise ConfigError(unknown_name(name, allowed))
+    if missing := [name for name in allowed if name not in namespace]:
+        raise ConfigError(f"{missing[0]}: is not set, but {notebook(section)} declares it")
     namespace |= _checked({name: namespace[name] for name in allowed}, allowed)
 
 

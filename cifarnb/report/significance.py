@@ -57,6 +57,11 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
     return float(stats.binomtest(only_a, only_a + only_b).pvalue)
 
 
+def counted(number: int, what: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def spread(measured: Mapping[str, Any]) -> str:
     """The mean of ``mean_and_interval``, with half the 95 % confidence interval where there are several seeds."""
     mean, interval = significant(measured["mean"]), measured["ci95"]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.report.claims import NOT_COMPARABLE, REPORTED
-from cifarnb.report.significance import accuracy, mean_and_interval, spread
+from cifarnb.report.significance import accuracy, counted, mean_and_interval, spread
 from cifarnb.runs import Run, learn_together
 
 NOT_RUN = "not run"
@@ -165,15 +165,18 @@ def probes(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
 def learning(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
     """From which step on each network learns, seed by seed, and how many walks are compared, a row a kind of walk.
 
-    Kind of walk → network → runs, which differ in the seed; those of all networks have the same seeds.
+    Kind of walk → network → runs, which differ in the seed; those of all networks have the same seeds.  In brackets is
+    the mean training loss of the last ten steps.
     """
     rows = []
     for walk, networks in runs.items():
         since = learn_together(run for same in networks.values() for run in same)
         row = {"walk": walk}
         for name, same in networks.items():
-            steps = ("never" if run.learns_from is None else f"{run.learns_from:,}" for run in same)
-            row[LABELS[name]] = ", ".join(steps)
+            row[LABELS[name]] = ", ".join(
+                f"{'never' if run.learns_from is None else run.learns_from} ({run.losses[-10:].mean():.2f})"
+                for run in same
+            )
         walks = [(run.probes["step"], since[run.config.seed]) for run in same if run.probes is not None]
         counts = ", ".join("0" if first is None else str((steps >= first).sum()) for steps, first in walks)
         rows.append(row | {"walks compared": f"{counts} of {len(walks[0][0])}"})
@@ -226,8 +229,7 @@ def seeds(runs: Sequence[Run]) -> str:
 
 def count_seeds(runs: Sequence[Run]) -> str:
     """Over how many seeds the runs are: ``1 seed``, ``3 seeds``."""
-    count = len({run.config.seed for run in runs})
-    return f"{count} seed{'s' if count > 1 else ''}"
+    return counted(len({run.config.seed for run in runs}), "seed")
 
 
 def spread_of(values: Iterable[float]) -> str:

@@ -228,6 +228,21 @@ def test_a_report_of_its_own_records_is_the_same_report(remake, there):
     assert changed == []
 
 
+def test_a_commit_made_while_a_report_is_made_is_not_what_made_it(remake, there, monkeypatch):
+    execute, commits = build.execution.execute, ["before"]
+
+    def commit_meanwhile(*arguments, **options):
+        yield from execute(*arguments, **options)
+        commits.append("after")
+
+    monkeypatch.setattr(build.execution, "execute", commit_meanwhile)
+    origin = build.describe_origin()
+    monkeypatch.setattr(build, "describe_origin", lambda: origin | {"git_commit": commits[-1]})
+    remake(there, there / "runs")
+    assert commits == ["before", "after"]
+    assert json.loads((there / "summary.json").read_text(encoding="utf-8"))["origin"]["git_commit"] == "before"
+
+
 def test_a_report_with_fewer_runs_leaves_the_one_that_is_there_as_it_is(remake, there, smoke, tmp_path):
     (tmp_path / "runs").mkdir()
     missing = json.loads((there / "summary.json").read_text())["runs"]

@@ -362,6 +362,7 @@ def test_the_band_is_told_with_its_seeds_and_that_of_the_narrow_networks_must_ag
     )
     assert "1.25" in found["test"]
     assert "Welch" in found["test"]
+    assert found["test"].endswith("all must agree")
     assert of([0.5, 0.51, 0.5], [0.2, 0.21, 0.2])["verdict"] == NOISE
 
 
@@ -380,3 +381,17 @@ def test_depth_takes_more_steps_to_show():
     networks = [network("resnet9", [0.3], steps=9_999), network("resnet6", [0.5], steps=20_000)]
     assert verdict("deeper", *networks, profile="quick")["verdict"] == TOO_SHORT
     assert verdict("deeper", *networks)["verdict"] == NOT_CONFIRMED
+
+
+@pytest.mark.parametrize(
+    ("claim", "place"), [("band", "landscape"), ("beta", "sgd"), ("gradient", "sgd"), ("rates", "rates")]
+)
+def test_the_course_of_training_shows_after_an_epoch(claim, place):
+    def of(steps):
+        keys = ("median_band_width", "beta", "gradient_change", "within_one_point")
+        measured = {"steps": steps, "runs": [], **{key: mean_and_interval([1.0]) for key in keys}}
+        numbers = {"probes": {"sgd": measured}} if place == "sgd" else {place: measured}
+        return verdict(claim, *(network(name, **numbers) for name in ("vgg_a", "vgg_a_bn")), profile="quick")["verdict"]
+
+    assert of(390) == TOO_SHORT
+    assert of(391).startswith(NOISE)

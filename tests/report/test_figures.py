@@ -193,7 +193,8 @@ def test_two_networks_compared(make_run):
         "vgg_a": [make_run("vgg_a", accuracies=[0.1, 0.3], losses=[2.0, 1.5])],
         "vgg_a_bn": [make_run("vgg_a_bn", accuracies=[0.6, 0.5], losses=[2.0, 0.5])],
     }
-    left, right = figures.compare_training(runs).axes
+    figure = figures.compare_training(runs)
+    left, right = figure.axes
     for name, (run,) in runs.items():
         loss, accuracy = labelled(left)[LABELS[name]], labelled(right)[LABELS[name]]
         assert points(loss) == list(zip(run.history["epoch"], run.history["train_loss"], strict=True))
@@ -202,7 +203,7 @@ def test_two_networks_compared(make_run):
         assert same_color(accuracy.get_color(), COLORS[name])
     marks = {marker: [points(line) for line in right.lines if line.get_marker() == marker] for marker in "*s"}
     assert marks == {"*": [[(2, 0.3)], [(1, 0.6)]], "s": [[(2, 0.3)], [(2, 0.5)]]}
-    named = [text.get_text() for text in right.get_legend().get_texts()]
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sorted(named) == sorted([LABELS["vgg_a"], LABELS["vgg_a_bn"], "best epoch", "last epoch"])
 
 

@@ -120,7 +120,7 @@ def test_parameters_are_checked_before_anything_is_made_of_them(path):
     ]
     imports = (ast.Import, ast.ImportFrom)
     called = next(statement for statement in second.body if not isinstance(statement, imports))
-    assert ast.unparse(called) == "sections.validate_parameters(globals())"
+    assert ast.unparse(called) == f"sections.validate_parameters('{path.stem}', globals())"
     declared = {statement.target.id for statement in first.body}
     assert declared == set(sections.declared(path.stem))
     names = [node for cell in (second, *later) for node in ast.walk(cell) if isinstance(node, ast.Name)]

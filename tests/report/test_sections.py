@@ -25,12 +25,30 @@ def refusal(call, *args):
     return str(refused.value)
 
 
-def running(*cells):
-    """The namespace of a notebook that has executed these cells, and executes one more."""
-    namespace = {"In": ["", *cells, "from cifarnb.report import sections"]}
-    for cell in cells:
-        exec(cell, namespace)
-    return namespace
+@pytest.fixture
+def validate(project):
+    """A function that runs these cells after the declarations, and checks: the namespace, or the one line."""
+    rewrite(project(), lambda cells: cells[0].update(source=DECLARATIONS))
+
+    def run(*cells, history=True):
+        namespace = {"In": ["", DECLARATIONS, *cells]} if history else {}
+        for cell in (DECLARATIONS, *cells):
+            exec(cell, namespace)
+        try:
+            sections.validate_parameters("01_test", namespace)
+        except ConfigError as error:
+            assert "\n" not in str(error)
+            return str(error)
+        return namespace
+
+    return run
+
+
+def rewrite(folder, change):
+    path = folder / "notebooks" / "01_test.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    change(notebook.cells)
+    nbformat.write(notebook, path)
 
 
 def test_declared_parameters_have_type_default_and_help(project):
@@ -87,13 +105,6 @@ def test_a_parameters_cell_that_cannot_be_read_names_notebook_and_line(project, 
     message = refusal(sections.declared, "01_test")
     for word in [str(folder / "notebooks" / "01_test.ipynb"), "line 2", *words]:
         assert word in message
-
-
-def rewrite(folder, change):
-    path = folder / "notebooks" / "01_test.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    change(notebook.cells)
-    nbformat.write(notebook, path)
 
 
 @pytest.mark.parametrize(
@@ -240,9 +251,9 @@ def test_what_a_report_gives_to_all_is_left_out_where_a_notebook_has_no_use_for_
         ("seeds", "[1, 2]", [1, 2]),
     ],
 )
-def test_what_papermill_sets_arrives_in_the_notebook_as_meant(name, text, value):
-    namespace = running(DECLARATIONS, f"# Parameters\n{name} = {text}\n")
-    sections.validate_parameters(namespace)
+@pytest.mark.parametrize("history", [True, False])  # nbval's kernel keeps none
+def test_what_papermill_sets_arrives_in_the_notebook_as_meant(validate, name, text, value, history):
+    namespace = validate(f"# Parameters\n{name} = {text}\n", history=history)
     assert (namespace[name], type(namespace[name])) == (value, type(value))
 
 
@@ -263,23 +274,23 @@ def test_what_papermill_sets_arrives_in_the_notebook_as_meant(name, text, value)
         ("train = False\nprofile = 'full'", ["profile", "unknown"]),
     ],
 )
-def test_what_papermill_sets_is_checked_in_the_notebook(given, words):
-    message = refusal(sections.validate_parameters, running(DECLARATIONS, f"# Parameters\n{given}\n"))
+def test_what_papermill_sets_is_checked_in_the_notebook(validate, given, words):
+    message = validate(f"# Parameters\n{given}\n")
     for word in words:
         assert word in message
 
 
-def test_parameters_that_are_changed_by_hand_are_checked():
-    assert "'many'" in refusal(sections.validate_parameters, running(DECLARATIONS, "epochs = 'many'"))
-    assert "line 1" in refusal(sections.validate_parameters, running("epochs: int = 2.5"))
-    again = running(DECLARATIONS, "later = 1", DECLARATIONS.replace("= 3", "= 5"), "# Parameters\n# heading alone")
-    sections.validate_parameters(again)
+def test_parameters_that_are_changed_by_hand_are_checked(validate):
+    assert "'many'" in validate("epochs = 'many'")
+    assert "seeds: is not set" in validate("del seeds")
+    again = validate("later = 1", DECLARATIONS.replace("= 3", "= 5"), "# Parameters\n# a heading alone")
     assert (again["epochs"], again["later"]) == (5, 1)
 
 
-def test_what_papermill_sets_before_the_notebooks_own_values_is_not_lost():
-    """As it does where no cell has the tag."""
-    assert "tag parameters" in refusal(sections.validate_parameters, running("# Parameters\nepochs = 5", DECLARATIONS))
+def test_a_notebook_without_the_tag_is_told_so_when_it_runs(validate, tmp_path):
+    """Papermill then puts its values before the notebook's own, which take their place."""
+    rewrite(tmp_path, lambda cells: cells[0].metadata.pop("tags"))
+    assert "must have the tag parameters" in validate()
 
 
 @pytest.mark.parametrize(

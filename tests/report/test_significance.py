@@ -6,6 +6,7 @@ from scipy import stats
 
 from cifarnb.report.significance import (
     accuracy,
+    counted,
     mcnemar,
     mean_and_interval,
     sampling_difference,
@@ -63,4 +64,10 @@ def test_a_measure_is_written_with_half_its_interval():
     assert spread(mean_and_interval([1.0, 2.0, 6.0])) == "3 ± 6.6"
     assert spread(mean_and_interval([1.0, math.inf])) == "inf"
     assert accuracy(mean_and_interval([0.8158])) == "81.58%"
+    assert [counted(number, "epoch") for number in (0, 1, 2, 1_955)] == [
+        "0 epochs",
+        "1 epoch",
+        "2 epochs",
+        "1,955 epochs",
+    ]
     assert accuracy({"mean": 0.5, "ci95": [0.475, 0.525]}) == "50.00 ± 2.50%"

@@ -1,6 +1,7 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -191,7 +192,8 @@ NAN, INF = math.nan, math.inf
 def probed(loss_min, loss_max, change_max, beta, learns_from=0, seed=0):
     columns = {"loss_min": loss_min, "loss_max": loss_max, "change_max": change_max, "beta": beta}
     probes = pd.DataFrame(columns | {"step": range(0, 10 * len(beta), 10)})
-    return SimpleNamespace(probes=probes, learns_from=learns_from, config=SimpleNamespace(seed=seed))
+    losses = np.full(30, 2.0)
+    return SimpleNamespace(probes=probes, learns_from=learns_from, losses=losses, config=SimpleNamespace(seed=seed))
 
 
 def test_medians_over_the_steps_that_are_finite():
@@ -277,7 +279,10 @@ def test_since_when_networks_learn_and_how_many_walks_are_compared():
     table = tables.learning(
         {"SGD": {"vgg_a": plain, "vgg_a_bn": normed}, "Adam": {"vgg_a": normed, "vgg_a_bn": normed}}
     )
-    assert rows(table) == {"SGD": ("1,050, never", "0, 7", "0, 0 of 3"), "Adam": ("0, 7", "0, 7", "3, 2 of 3")}
+    assert rows(table) == {
+        "SGD": ("1050 (2.00), never (2.00)", "0 (2.00), 7 (2.00)", "0, 0 of 3"),
+        "Adam": ("0 (2.00), 7 (2.00)", "0 (2.00), 7 (2.00)", "3, 2 of 3"),
+    }
 
 
 def test_the_layers_of_a_narrow_network_are_its_own():
