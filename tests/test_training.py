@@ -114,7 +114,7 @@ def test_after_the_smoke_schedule_the_accuracy_is_that_of_a_slow_plain_loop():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_same_seed_same_history_bit_for_bit(tiny_dataset, precision):
-    config = configure(model="resnet6", augment=True, precision=precision)
+    config = configure(model="resnet6", train_size=40, batch_size=16, augment=True, precision=precision)
     results = [fit(build_model("resnet6", 0), tiny_dataset, config) for _ in range(2)]
     timeless = [history.drop(columns=["seconds", "images_per_s"]) for history, *_ in results]
     assert timeless[0].equals(timeless[1])
@@ -170,7 +170,8 @@ def test_train_size_takes_the_first_images(tiny_dataset):
 
 
 def test_bfloat16_stays_near_float32(tiny_dataset):
-    runs = [fit(build_model("resnet6", 0), tiny_dataset, configure(model="resnet6", precision=p))[1]
+    config = configure(model="resnet6", train_size=40, batch_size=16)
+    runs = [fit(build_model("resnet6", 0), tiny_dataset, config.replace(precision=p))[1]
             for p in ("float32", "bfloat16")]  # fmt: skip
     np.testing.assert_allclose(*runs, rtol=0.05)
     assert not np.array_equal(*runs)
