@@ -43,7 +43,7 @@ def check_folder(out: Path, runs_dir: Path) -> None:
     ours = {".locks", ".new"}
     if here in runs_dir.resolve().parents:
         ours.add(runs_dir.resolve().relative_to(here).parts[0])
-    if there - ours and earlier(out) is None:
+    if there - ours and earlier(out) is None and not waits(out):
         raise ConfigError(f"{out}: is neither new, nor empty, nor a report (no {SUMMARY} of one); choose another --out")
 
 
@@ -159,11 +159,16 @@ def take_place(out: Path, stage: Path, renamed: Mapping[str, str]) -> None:
     finish(out)
 
 
+def waits(out: Path) -> bool:
+    """Whether a report is whole and not yet in its place, because it is being put there, or was cut off meanwhile."""
+    return (_stage(out) / _WHOLE).exists()
+
+
 def finish(out: Path) -> None:
-    """Put the report in its place that is whole beside ``out``, if there is one; ``summary.json`` comes last."""
-    stage = _stage(out)
-    if not (stage / _WHOLE).exists():
+    """Put the report in its place that ``waits``, if there is one; ``summary.json`` comes last."""
+    if not waits(out):
         return
+    stage = _stage(out)
     plan = json.loads((stage / _WHOLE).read_text(encoding="utf-8"))
     for old, new in plan["renamed"].items():
         if (out / old).exists() and not (out / new).exists():

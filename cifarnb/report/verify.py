@@ -27,8 +27,8 @@ from cifarnb.models import build_model, count_parameters
 from cifarnb.report import execution, sections
 from cifarnb.report.build import finished_runs, headline_runs, make_summary, render_report, weights_name
 from cifarnb.report.page import Section
-from cifarnb.report.placing import finish, runs_of
-from cifarnb.runs import Run, RunError, data_identity, load, run_name
+from cifarnb.report.placing import finish, runs_of, waits
+from cifarnb.runs import Run, RunError, data_identity, load, locked, run_name
 from cifarnb.training import fit, split
 
 # Of 10,000 predictions of the simple CNN, float32 in place of bfloat16 changes 59, and 6 from right to wrong or back;
@@ -62,7 +62,9 @@ def verify(
     number by number.  ``retrain_epochs`` repeats so many epochs of every run and compares the losses.  Raises
     ConfigError if there is no report, DataError if the data cannot be read.
     """
-    finish(folder)
+    if waits(folder):
+        with locked(folder / "report"):  # against the command that may be putting it there
+            finish(folder)
     summary = _read_summary(folder)
     profile, stated = summary["profile"], summary["data"]
     if data_spec is None and not stated["cifar10"] and stated["source"].startswith("synthetic"):

@@ -127,6 +127,25 @@ def test_a_report_that_is_cut_off_anywhere_is_the_old_one_or_goes_on_to_be_the_n
     assert outcomes == {"old", "new"}
 
 
+def test_a_first_report_that_is_cut_off_is_gone_on_with(tmp_path, monkeypatch):
+    """Its folder then holds files and no summary.json yet, as one does that is no report."""
+    out, own = tmp_path / "out", Path.replace
+    out.mkdir()
+
+    def replace(path, target):
+        if Path(target) == out / "summary.json":
+            raise Killed
+        return own(path, target)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Path, "replace", replace)
+        place(out, OLD)
+    assert tree(out) == OLD
+    placing.check_folder(out, ROOT / "runs")
+    place(out, NEW)
+    assert {*tree(out)} == {*NEW, "summary.json"}
+
+
 def test_what_is_in_the_way_and_not_ours_stays(tmp_path):
     write(tmp_path / ".out.new", {"thesis.txt": b"mine"})
     with pytest.raises(ConfigError, match=r"\.out\.new: is in the way"):
