@@ -5,6 +5,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ from cifarnb.hardware import device_name, resolve_device, resolve_precision, wor
 from cifarnb.landscape import losses_around, random_direction
 from cifarnb.models import build_model, label
 from cifarnb.progress import is_watched
-from cifarnb.runs import NotRunError, Run, RunError
+from cifarnb.runs import DamagedRunError, NotRunError, Run, RunError
 from cifarnb.training import Trained, fit, split
 
 
 def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, progress: bool = True) -> Run:
     """The run of this config on this data.  A relative ``runs_dir`` counts from the project's root.
 
-    ``progress`` announces how long training takes, and shows a bar where somebody watches.
+    ``progress`` announces how long training takes, and shows a bar where somebody watches.  A run that is damaged gets
+    another name and is trained again.  Raises RunError for one that is there and may be whole, but cannot be read.
     """
     if found := find(config, dataset, runs_dir):
         return found
@@ -39,7 +41,7 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
         if path.exists():
             try:
                 return runs.load(path)  # another process was faster
-            except RunError as error:
+            except DamagedRunError as error:
                 print(f"{error}; set aside as {runs.set_aside(path).name}, trained again", file=sys.stderr, flush=True)
         runs.claim(path)
         environment.complete()
@@ -263,7 +265,8 @@ def losses_near(
     chosen = (dataset.train_images[:images].to(device), dataset.train_labels[:images].to(device))
     with working_on(device):
         losses = losses_around(model, *chosen, directions, coordinates, batch_statistics=batch_statistics)
-    run.keep_surface(what, losses)
+    with suppress(OSError):  # where it cannot be kept it is computed again: another user's run, or a full disk
+        run.keep_surface(what, losses)
     return losses
 
 

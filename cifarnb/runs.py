@@ -45,7 +45,7 @@ import torch
 from torch import Tensor
 
 import cifarnb
-from cifarnb.config import Config
+from cifarnb.config import Config, ConfigError
 
 HEAVY = ("weights.safetensors", "logits.npy", "path.safetensors")  # what a report's records do without
 _DAMAGE = (  # what reading a file raises that is missing, cut off, or something else
@@ -58,6 +58,10 @@ RESULTS_VERSION = 1  # raised when a change to the networks or to the training c
 
 class RunError(RuntimeError):
     """A run cannot be made, kept or read; the message names it, says what is wrong and, where it helps, what to do."""
+
+
+class DamagedRunError(RunError):
+    """Of a run that is there a file is missing or damaged, so that it can only be trained again."""
 
 
 class NotRunError(RuntimeError):
@@ -245,8 +249,9 @@ def data_identity(provenance: Mapping[str, Any]) -> str | None:
 
 
 def load(path: Path) -> Run:
-    """Read a finished run.  Raises RunError if there is none, or a file of it is missing or damaged.
+    """Read a finished run.  Raises DamagedRunError if there is none, or a file of it is missing or damaged.
 
+    Raises RunError if it may be whole, but cannot be read here and now, or is from another version of this package.
     The heavy files (HEAVY) may be missing, as they are in a report; weights that are there must be whole.
     """
     reading = path
@@ -267,7 +272,9 @@ def load(path: Path) -> Run:
             with safetensors.safe_open(reading, "pt"):
                 pass
     except _DAMAGE as error:
-        raise RunError(f"{reading}: cannot be read ({_reason(error)})") from None
+        may_be_whole = isinstance(error, OSError | ConfigError) and not isinstance(error, FileNotFoundError)
+        kind = RunError if may_be_whole else DamagedRunError
+        raise kind(f"{reading}: cannot be read ({_reason(error)})") from None
     return Run(path, config, history, losses, provenance, probes)
 
 
@@ -312,11 +319,16 @@ def save(
         named = {f"{axis}.{i}": p for axis, parts in enumerate(weights_path.directions) for i, p in enumerate(parts)}
         safetensors.torch.save_file({k: v.contiguous() for k, v in named.items()}, part / "path.safetensors")
     (part / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    # Also what a process left that was killed.
+    _appear(path)
+    return load(path)
+
+
+def _appear(path: Path) -> None:
+    """Let a run that is written take its name; what goes is of its training, also of a process that was killed."""
+    part = unfinished(path)
     for rest in (part / STARTS, *part.glob("checkpoint.pt*"), *part.glob("*.part")):
         rest.unlink(missing_ok=True)
     part.rename(path)
-    return load(path)
 
 
 def set_aside(path: Path) -> Path:
@@ -351,9 +363,7 @@ def receive(path: Path, files: dict[str, bytes]) -> None:
         part.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (part / name).write_bytes(content)
-        for rest in ("checkpoint.pt", STARTS):  # of a training begun here
-            (part / rest).unlink(missing_ok=True)
-        part.rename(path)
+        _appear(path)
 
 
 def records(run: Run) -> list[Path]:

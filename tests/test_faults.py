@@ -109,6 +109,44 @@ def test_a_damaged_run_is_set_aside_and_trained_again(made, tiny_dataset, tmp_pa
     assert (tmp_path / f"{first.name}.damaged-1").is_dir()
 
 
+@pytest.mark.parametrize("fault", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_a_run_that_cannot_be_read_now_keeps_its_name_and_is_not_trained_again(
+    made, tiny_dataset, tmp_path, monkeypatch, fault
+):
+    runs.copy_records(made, tmp_path)
+    own = Path.read_text
+
+    def read_text(path, *given, **options):
+        if path.name == "history.json":
+            raise OSError(fault, os.strerror(fault))
+        return own(path, *given, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", read_text)
+        with pytest.raises(RunError, match=rf"history\.json: cannot be read \({os.strerror(fault)}\)"):
+            experiment.run(CONFIG, tiny_dataset, tmp_path)
+    assert [path.name for path in tmp_path.glob("simple_cnn*")] == [made.name]
+    assert experiment.run(CONFIG, tiny_dataset, tmp_path).losses.tolist() == made.losses.tolist()
+
+
+def test_a_run_of_another_version_keeps_its_name_and_is_not_trained_again(made, tiny_dataset, tmp_path):
+    """Its config has a field of which this one knows nothing, at its default: so it has the same name."""
+    runs.copy_records(made, tmp_path)
+    file = tmp_path / made.name / "config.json"
+    file.write_text(file.read_text().replace("{", '{"depth": 1,', 1))
+    with pytest.raises(RunError, match=r"config\.json: cannot be read \(depth: unknown"):
+        experiment.run(CONFIG, tiny_dataset, tmp_path)
+    assert [path.name for path in tmp_path.glob("simple_cnn*")] == [made.name]
+
+
+def test_losses_around_weights_that_cannot_be_kept_are_given(made, tiny_dataset, monkeypatch):
+    monkeypatch.setattr(runs.Run, "keep_surface", full_disk)
+    axis = np.array([0.0])
+    found = experiment.losses_near(made, tiny_dataset, [0], [axis], 8)
+    assert found.shape == (1,)
+    assert np.isfinite(found).all()
+
+
 @pytest.mark.parametrize("change", [lambda state: state.pop("wall"), lambda state: state["model"].popitem()])
 def test_a_checkpoint_of_another_layout_is_set_aside_and_leaves_no_trace(
     tiny_dataset, tmp_path, capsys, every_epoch, change
