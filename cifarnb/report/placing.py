@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import safetensors
+import safetensors.torch
+
 import cifarnb
 from cifarnb.config import ConfigError
-from cifarnb.runs import Run, copy_file, free_name, project_root, records, run_of_weights
+from cifarnb.runs import Run, RunError, copy_file, free_name, project_root, records, run_of_weights
 
 SUMMARY = "summary.json"
 FOLDERS = ("figures", "notebooks")  # whose files a later report may take away
@@ -125,9 +128,18 @@ def add_records(run: Run, out: Path, stage: Path) -> dict[str, str]:
 
 
 def has_weights(run: Run, name: str, out: Path) -> bool:
-    """Whether the file of that name in ``out`` holds this run's weights already."""
+    """Whether the file of that name in ``out`` holds this run's weights already, where they are large in float16."""
     recorded = out / "runs" / run.name / "provenance.json"
-    return run_of_weights(out / name) == run.name and _same(run.path / "provenance.json", recorded)
+    if run_of_weights(out / name) != run.name or not _same(run.path / "provenance.json", recorded):
+        return False
+    if not run.weights_file.exists():  # then that file has all that there is of them
+        return True
+    try:
+        own, there = run.weights(), safetensors.torch.load_file(out / name)
+    except (RunError, OSError, safetensors.SafetensorError):
+        return False
+    own = {part: w.to(there[part].dtype) if part in there else w for part, w in own.items()}
+    return safetensors.torch.save(own) == safetensors.torch.save(there)  # as bytes: NaN, of a run that diverged, too
 
 
 def keep_weights(name: str, out: Path) -> dict[str, str]:

@@ -30,7 +30,7 @@ class Task:
     section: str
     config: Config
     passes: float  # of images through forward and backward that are left, tests among them as what they cost
-    walked: int  # of those, images on walks, which are in float32
+    walked: int  # passes of images on walks beside those, which are in float32
 
     @property
     def kind(self) -> Config:

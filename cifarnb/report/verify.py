@@ -184,13 +184,19 @@ def check_weights(run: Run, file: Path, summary: dict[str, Any], dataset: Datase
     if (count := count_parameters(model)) != network["parameters"]:
         return Check(what, False, f"{count:,} parameters, not {network['parameters']:,}")
     images, labels = split(dataset, run.config)["test"]
+    try:
+        recorded = run.predictions()
+    except RunError as error:
+        return Check(what, False, f"cannot be compared: {_one_line(error)}")
+    if recorded.shape != labels.shape:
+        return Check(what, False, f"cannot be compared: predictions.npy has shape {recorded.shape}")
     device = resolve_device()
     with working_on(device):
         precision = resolve_precision(_precision(run), device)
         predictions = predict(model.to(device), images.to(device), precision).argmax(1).cpu().numpy()
     same = np.ones(len(labels), bool)
     same[[i for i in _differing(run, dataset) if i < len(labels)]] = False
-    predictions, recorded, truth = predictions[same], run.predictions()[same], labels.numpy()[same]
+    predictions, recorded, truth = predictions[same], recorded[same], labels.numpy()[same]
     right, stated, other = ((predictions == truth).sum(), (recorded == truth).sum(), (predictions != recorded).sum())
     allowed_right, allowed_other = (
         math.ceil(share * len(truth)) for share in (ACCURACY_TOLERANCE, PREDICTIONS_TOLERANCE)

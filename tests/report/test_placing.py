@@ -200,19 +200,35 @@ def test_a_run_that_was_trained_anew_leaves_the_earlier_ones_records_and_weights
     first, second = two_of_a_name
     out, weights = tmp_path / "out", "weights/simple_cnn.safetensors"
     (out / "weights").mkdir()
-    safetensors.torch.save_file({"w": torch.ones(1)}, out / weights, metadata={"run": first.name})
+    safetensors.torch.save_file({"weight": torch.ones(1)}, out / weights, metadata={"run": first.name})
     assert not placing.has_weights(second, weights, out)
     with placing.beside(out) as stage:
         renamed = placing.add_records(second, out, stage) | placing.keep_weights(weights, out)
         (stage / "weights").mkdir()
-        safetensors.torch.save_file({"w": torch.zeros(1)}, stage / weights, metadata={"run": second.name})
+        safetensors.torch.save_file({"weight": torch.zeros(1)}, stage / weights, metadata={"run": second.name})
         fill(stage, NEW)
         placing.take_place(out, stage, renamed)
     assert runs.load(out / "runs" / first.name).losses.tolist() == second.losses.tolist()
     assert runs.load(out / "runs" / f"{first.name}.earlier-1").losses.tolist() == first.losses.tolist()
-    assert safetensors.torch.load_file(out / weights)["w"].item() == 0
-    assert safetensors.torch.load_file(out / "weights" / f"{first.name}.safetensors")["w"].item() == 1
+    assert safetensors.torch.load_file(out / weights)["weight"].item() == 0
+    assert safetensors.torch.load_file(out / "weights" / f"{first.name}.safetensors")["weight"].item() == 1
     assert placing.has_weights(second, weights, out)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_a_run_trained_anew_within_the_report_has_not_the_earlier_ones_weights(two_of_a_name, tmp_path, kind):
+    """Its records are those of the report already, because its runs are kept there."""
+    first, second = two_of_a_name
+    first.path.rename(f"{first.path}.damaged-1")
+    second.path.rename(first.path)
+    run, out, weights = runs.load(first.path), tmp_path / "out", "weights/simple_cnn.safetensors"
+    (out / "weights").mkdir()
+    for own, value, there in ((0.0, 1.0, False), (0.0, 0.0, True), (torch.nan, torch.nan, True)):
+        safetensors.torch.save_file({"weight": torch.tensor([own])}, run.path / "weights.safetensors")
+        safetensors.torch.save_file({"weight": torch.tensor([value], dtype=kind)}, out / weights, {"run": run.name})
+        assert placing.has_weights(run, weights, out) == there
+    (run.path / "weights.safetensors").unlink()
+    assert placing.has_weights(run, weights, out)
 
 
 def test_records_that_are_there_are_added_to(two_of_a_name, tmp_path):

@@ -191,6 +191,16 @@ def test_a_swapped_weight_file_is_found(report, summary, dataset):
     assert "predicted otherwise" in swapped.detail
 
 
+@pytest.mark.parametrize("change", [Path.unlink, lambda file: np.save(file, np.load(file)[:1])])
+def test_weights_whose_predictions_are_not_there_are_told_and_the_rest_is_checked(report, summary, dataset, change):
+    run, weights = run_of(report, "simple_cnn"), report / "weights" / "simple_cnn.safetensors"
+    change(run.path / "predictions.npy")
+    found = check_weights(run, weights, summary, dataset)
+    assert not found.ok
+    assert "cannot be compared: " in found.detail
+    assert "predictions.npy" in found.detail
+
+
 @pytest.mark.parametrize("damage", ["cut off", "missing", "empty", "another network"])
 def test_a_damaged_weight_file_is_found(report, summary, dataset, damage):
     weights = report / "weights" / "simple_cnn.safetensors"
