@@ -108,7 +108,8 @@ def report(
     Runs that exist are loaded, not trained again; one that was interrupted goes on from its last finished epoch.  The
     report takes its place when it is whole; nothing in its folder is deleted but what an earlier report wrote.
     """
-    from cifarnb.report.build import build_report
+    with environment.waiting():
+        from cifarnb.report.build import build_report
 
     _prefer(data)
     _stop_at_once("finished epochs are kept: the same command goes on from there")
@@ -135,9 +136,10 @@ def plan(
     """
     from tabulate import tabulate
 
+    with environment.waiting():
+        from cifarnb.report import plan
+        from cifarnb.report.build import load_data
     from cifarnb.progress import format_seconds
-    from cifarnb.report import plan
-    from cifarnb.report.build import load_data
 
     _prefer(data)
     with _one_line_errors():

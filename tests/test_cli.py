@@ -81,6 +81,18 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(arguments, words):
         assert word in done.stderr
 
 
+@pytest.mark.parametrize("command", ["report", "plan"])
+def test_what_times_steps_loads_pytorch_with_threads_that_wait_as_those_of_a_kernel(command):
+    """Else the time that is announced is that of threads that spin, beside other work ten times too long."""
+    code = (
+        "import contextlib, sys\nfrom cifarnb import cli, environment\n@contextlib.contextmanager\ndef waiting():\n"
+        "    before = 'torch' in sys.modules\n    yield\n    print(before, 'torch' in sys.modules)\n"
+        f"environment.waiting = waiting\ncli.app([{command!r}, '--profile', 'quik'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (2, "False True\n"), done.stderr
+
+
 def test_every_path_is_expanded():
     found = []
     for command in app.registered_commands:
