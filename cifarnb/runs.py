@@ -475,6 +475,7 @@ def describe_origin() -> dict[str, Any]:
 def git_state() -> tuple[str | None, bool | None]:
     """The commit of the project's own repository and whether its tree has changes; None where it has none.
 
+    Its reports do not count: runs that are kept there make nothing of those that follow.
     It may lie in another repository, unpacked there, or in a site-packages folder of one: that says nothing of it.
     """
     package = Path(__file__).resolve().parent
@@ -489,7 +490,8 @@ def git_state() -> tuple[str | None, bool | None]:
         if Path(os.fsdecode(git("rev-parse", "--show-toplevel"))).resolve() != package.parent:
             return None, None
         git("ls-files", "--error-unmatch", "__init__.py")
-        return git("rev-parse", "HEAD").decode(), bool(git("status", "--porcelain"))
+        changes = git("status", "--porcelain", "--", ":/", ":(top,exclude)reports")
+        return git("rev-parse", "HEAD").decode(), bool(changes)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None, None
 

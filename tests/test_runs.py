@@ -254,6 +254,9 @@ def test_the_commit_is_that_of_the_projects_repository(unpacked):
     assert git_state() == (None, None)
     commit = repository(unpacked, "cifarnb")
     assert git_state() == (commit, False)
+    (unpacked / "reports" / "full" / "runs").mkdir(parents=True)
+    (unpacked / "reports" / "full" / "runs" / "losses.npy").touch()  # of a run that was trained just now
+    assert git_state() == (commit, False)
     (unpacked / "new").touch()
     assert git_state() == (commit, True)
 
