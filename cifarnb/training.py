@@ -31,7 +31,7 @@ from cifarnb.landscape import along_gradient, principal_path, step_direction, wa
 from cifarnb.metrics import loss_and_accuracy, predict
 from cifarnb.models import set_noise
 from cifarnb.progress import Progress
-from cifarnb.runs import WeightsPath, atomic_write, set_aside
+from cifarnb.runs import RunError, WeightsPath, atomic_write, set_aside
 
 CHECKPOINT_SHARE = 0.02  # of the time, at the most, goes into writing checkpoints
 
@@ -161,13 +161,20 @@ class Loop:
         self.saving = self.saved - now
 
     def load(self) -> None:
-        """Go on from the checkpoint, if there is one; one that is damaged or of another layout is set aside."""
+        """Go on from the checkpoint, if there is one; one that is damaged or of another layout is set aside.
+
+        Raises RunError for one that cannot be read here and now.
+        """
         if not self.checkpoint or not self.checkpoint.exists():
             return
         try:
             state = dict(torch.load(self.checkpoint, map_location=self.device, weights_only=True))
             if _layout(state) != _layout(self.state()):
                 raise ValueError("it has another layout")
+        except (MemoryError, torch.OutOfMemoryError):  # it may be whole
+            raise
+        except OSError as error:  # so may this one
+            raise RunError(f"{self.checkpoint}: cannot be read ({error.strerror or error})") from None
         except Exception as error:  # what unpickling a damaged file raises has no common base
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             print(

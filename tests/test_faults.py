@@ -183,6 +183,29 @@ def test_a_damaged_checkpoint_is_set_aside_and_training_begins_anew(made, tiny_d
     assert not list(run.path.glob("checkpoint*"))
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), r"checkpoint\.pt: cannot be read \(Permission denied\)"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "out of memory on"),  # of a GPU that others use, too
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(tiny_dataset, tmp_path, monkeypatch, every_epoch, fault, words):
+    with monkeypatch.context() as full, pytest.raises(RunError):
+        full.setattr(runs.np, "save", full_disk)
+        experiment.run(CONFIG, tiny_dataset, tmp_path)
+    (checkpoint,) = tmp_path.glob("*.part/checkpoint.pt")
+    before = checkpoint.read_bytes()
+
+    def load(*_, **__):
+        raise fault
+
+    monkeypatch.setattr(training.torch, "load", load)
+    with pytest.raises(RunError, match=words):
+        experiment.run(CONFIG, tiny_dataset, tmp_path)
+    assert checkpoint.read_bytes() == before
+
+
 def test_weights_that_cannot_be_loaded_are_named(made, tmp_path):
     runs.copy_records(made, tmp_path)
     with pytest.raises(RunError, match=r"weights\.safetensors: cannot be loaded"):

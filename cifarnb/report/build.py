@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,9 +191,8 @@ def _load(asked: str, profile: str) -> Dataset:
 def _check_writable(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with atomic_write(out / "writable") as part:
-            part.touch()
-        (out / "writable").unlink()
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written to ({error.strerror})") from None
 

@@ -5,6 +5,7 @@ executed notebooks are ever deleted.  Records of runs and weights are added; one
 of its own.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -186,11 +187,21 @@ def finish(out: Path) -> None:
         if (out / old).exists() and not (out / new).exists():
             (out / old).rename(out / new)
     for name in sorted(written(stage), key=lambda name: name == SUMMARY):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (stage / name).replace(out / name)
+        _move(stage / name, out / name)
     for name in plan["stale"]:
         (out / name).unlink(missing_ok=True)
     _discard(stage)
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # which it is where runs/, say, is a link to another disk
+            raise
+        copy_file(source, target)
+        source.unlink()
 
 
 def _may_go(name: Any) -> bool:

@@ -294,3 +294,9 @@ def test_on_a_machine_without_bfloat16_the_runs_are_found(remake, there, monkeyp
     after = json.loads((there / "summary.json").read_text())
     assert after["runs"] == before["runs"]
     assert after["networks"] == before["networks"]
+
+
+def test_whether_a_folder_can_be_written_to_is_tried_without_a_trace(tmp_path):
+    (tmp_path / "writable").write_bytes(b"mine")
+    build._check_writable(tmp_path)
+    assert tree(tmp_path) == {"writable": b"mine"}

@@ -1,5 +1,6 @@
 """A report comes into its folder in one go, and nothing there is lost that no earlier report wrote."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -144,6 +145,26 @@ def test_a_first_report_that_is_cut_off_is_gone_on_with(tmp_path, monkeypatch):
     placing.check_folder(out, ROOT / "runs")
     place(out, NEW)
     assert {*tree(out)} == {*NEW, "summary.json"}
+
+
+def test_a_folder_in_the_report_may_be_a_link_to_another_disk(tmp_path, monkeypatch):
+    out, disk, own = tmp_path / "out", tmp_path / "disk", Path.replace
+    out.mkdir()
+    disk.mkdir()
+    (out / "figures").symlink_to(disk)
+
+    def replace(path, target):
+        if (path.resolve().parent == disk) != (Path(target).resolve().parent == disk):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return own(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    place(out, OLD)
+    assert tree(disk) == {"01-a.png": b"old", "02-b.png": b"old"}
+    place(out, NEW)
+    assert tree(disk) == {"01-a.png": b"new", "03-c.png": b"new"}
+    assert (out / "figures").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "out"]
 
 
 def test_what_is_in_the_way_and_not_ours_stays(tmp_path):
