@@ -183,8 +183,11 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
             for config, files, error in work(tasks):
                 bar.update()
                 path = folder / runs.run_name(config, dataset.identity)
-                if files:
-                    runs.receive(path, files)
+                try:
+                    if files:
+                        runs.receive(path, files)
+                except (OSError, RunError) as failure:  # a full disk, say; the others may find room
+                    error = f"cannot be saved ({getattr(failure, 'strerror', None) or failure})"
                 done = f"failed: {error}" if error else "trained"
                 print(f"{path.name}, lr {config.lr:g}, seed {config.seed}: {done}", file=sys.stderr, flush=True)
         except TerminatedWorkerError:

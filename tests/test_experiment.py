@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -250,6 +251,25 @@ def test_what_is_there_is_not_trained_again_together(tiny_dataset, tmp_path, mon
     monkeypatch.setattr(experiment, "fit", None)
     monkeypatch.setattr(experiment.joblib, "Parallel", None)
     assert_same(experiment.run_all(SEEDS[:2], tiny_dataset, tmp_path, jobs=2), first, rtol=0)
+
+
+def test_a_run_from_elsewhere_that_finds_no_room_does_not_end_the_others(tiny_dataset, tmp_path, monkeypatch, capsys):
+    configs = [CONFIG.replace(seed=seed) for seed in (1, 2)]
+    receive = runs.receive
+
+    def full_for_the_first(path, files):
+        if path.name == runs.run_name(configs[0], tiny_dataset.identity):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        receive(path, files)
+
+    monkeypatch.setattr(runs, "receive", full_for_the_first)
+    came = [(config, {"config.json": b"{}"}, "") for config in configs]
+    monkeypatch.setattr(experiment.joblib, "Parallel", lambda *_, **__: lambda tasks: came)
+    experiment.train_together(configs, tiny_dataset, tmp_path, jobs=2)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("failed: cannot be saved (No space left on device)")
+    assert second.endswith("trained")
+    assert [path.name for path in tmp_path.glob("simple_cnn-*")] == [runs.run_name(configs[1], tiny_dataset.identity)]
 
 
 def test_a_run_that_fails_does_not_end_the_others(tiny_dataset, tmp_path, monkeypatch, capsys):
