@@ -37,6 +37,6 @@ anew:
 	rm -rf .venv
 
 clean:
-	rm -rf .venv reports/quick reports/smoke
+	rm -rf .venv
 
 .PHONY: report test lab install anew clean

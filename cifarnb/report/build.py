@@ -48,8 +48,9 @@ def build_report(
     Without ``train`` the report is made of the runs that are there.  With ``jobs`` above 1 so many runs are trained at
     a time before the sections, which then find them, and so many sections are executed at a time.  Writes
     ``report.html``, ``report.md``, ``figures/``, ``summary.json``, the records of the ``runs/``, ``weights/`` and the
-    executed ``notebooks/`` into ``out``, when all of it is made.  A report there that has more finished runs stays,
-    unless it is to be ``replace``d.  Raises ConfigError or DataError before anything is trained or written.
+    executed ``notebooks/`` into ``out``, when all of it is made.  A report there that has more finished runs stays, and
+    one of another profile, unless it is to be ``replace``d.  Raises ConfigError or DataError before anything is trained
+    or written.
     """
     wanted = list(only or sections.names())
     for name in wanted:
@@ -60,6 +61,11 @@ def build_report(
     out = out or project_root() / "reports" / profile
     runs_folder = project_root() / overrides.get("runs_dir", "runs")
     placing.check_folder(out, runs_folder)
+    there = placing.earlier(out)
+    if there and there["profile"] != profile and not replace:
+        raise ConfigError(
+            f"{out}: is a report of the profile {there['profile']}; choose another folder with --out, or --replace"
+        )
     _check_writable(out)
     if train:
         _check_writable(runs_folder)

@@ -264,6 +264,18 @@ def test_a_report_with_fewer_runs_leaves_the_one_that_is_there_as_it_is(remake, 
     assert json.loads(after["summary.json"])["runs"] == missing[3:]
 
 
+def test_a_report_of_another_profile_is_not_replaced_unasked(remake, there):
+    summary = json.loads((there / "summary.json").read_text())
+    (there / "summary.json").write_text(json.dumps(summary | {"profile": "full"}))
+    before = tree(there)
+    with pytest.raises(ConfigError, match=r"report: is a report of the profile full; choose another folder with --out"):
+        remake(there, there / "runs")
+    assert tree(there) == before
+    ok, _ = remake(there, there / "runs", replace=True)
+    assert ok
+    assert json.loads((there / "summary.json").read_text())["profile"] == "smoke"
+
+
 def test_other_data_finds_no_run_and_leaves_the_report_as_it_is(remake, there, tmp_path):
     images, labels = np.zeros((20, 32, 32, 3), np.uint8), np.arange(20, dtype=np.uint8) % 10
     np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
