@@ -90,7 +90,7 @@ def build_report(
             say(lost)
             return False
         all_sections = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
-        summary = make_summary(profile, dataset, overrides, all_sections, origin | {"finished": now()})
+        summary = make_summary(profile, dataset, overrides, all_sections, finished, origin | {"finished": now()})
         _place(all_sections, summary, finished, out, stage)
     say("\n" + "\n".join(str(out / name) for name in ("report.html", "report.md", placing.SUMMARY)))
     well = ("ok",) if train else ("ok", "not run")
@@ -145,10 +145,16 @@ def _place(done: Sequence[Section], summary: dict[str, Any], finished: Sequence[
 
 
 def make_summary(
-    profile: str, dataset: Dataset, overrides: dict[str, Any], done: Sequence[Section], origin: dict[str, Any]
+    profile: str,
+    dataset: Dataset,
+    overrides: dict[str, Any],
+    done: Sequence[Section],
+    finished: Sequence[Run],
+    origin: dict[str, Any],
 ) -> dict[str, Any]:
     """What ``summary.json`` holds: numbers of the runs, the sections with how many of their runs there are, origin.
 
+    ``finished`` are the ``finished_runs``, which are then those that are named, whatever another process adds.
     A number that is not finite, which JSON does not have, is None.
     """
     summary = summarize(profile, dataset, overrides.get("runs_dir", "runs"), overrides)
@@ -166,7 +172,7 @@ def make_summary(
                 "runs_wanted": len(wanted),
             }
         )
-    summary["runs"] = [run.name for run in finished_runs(profile, dataset, overrides)]
+    summary["runs"] = [run.name for run in finished]
     return _finite(summary | {"origin": origin})
 
 
