@@ -147,8 +147,9 @@ def beats_guessing(run: Run) -> bool:
 def gap(run: Run) -> tuple[float, str]:
     """By how much the accuracy on the training images is above that on the test images (0 to 1), and in words."""
     apart = float(run.history["train_accuracy"].iloc[-1]) - run.final_accuracy
+    how = ", as they are augmented," if run.config.augment else ""
     return apart, (
-        f"the accuracy on the training images, as they are augmented, is {100 * abs(apart):.1f} points "
+        f"the accuracy on the training images{how} is {100 * abs(apart):.1f} points "
         f"{'above' if apart > 0 else 'below'} that on the test images"
     )
 
