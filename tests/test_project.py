@@ -22,7 +22,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Every module may import those before it (and not all of them do).
 LAYERS = [
-    "models.scaling",
+    "models.scaling report.html_tables",
     "environment models.lenet models.resnet models.vgg synthetic hardware report report.significance report.pictures",
     "models report.style report.page",
     "config data",

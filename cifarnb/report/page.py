@@ -27,6 +27,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
 from traitlets.config import Config
 
+from cifarnb.report import html_tables
 from cifarnb.report.pictures import EXTENSIONS, Picture, embed, from_data, keep_named, left_out
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -194,25 +195,11 @@ def _shown_output(output: NotebookNode) -> NotebookNode | None:
     output.data = NotebookNode({mime: output.data[mime] for mime in SHOWN_TYPES if mime in output.data})
     table = output.data.pop("text/html", "")
     if "<table" in table:  # other HTML (a script, a progress bar) gives way to the plain text beside it
-        output.data["text/html"] = embed(_bare_table(table), {})
+        output.data["text/html"] = embed(html_tables.bare(table), {})
     plain = output.data.get("text/plain", "")
     if BARE.fullmatch(plain):
-        output.data["text/plain"] = _text(table) or plain
+        output.data["text/plain"] = html_tables.text(embed(table, {})) or plain
     return output if output.data else None
-
-
-def _text(page: str) -> str:
-    """What HTML says, without its tags."""
-    page = re.sub(r"(?s)<(style|script)\b.*?</\1>", "", embed(page, {}))
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
-
-
-def _bare_table(table: str) -> str:
-    """Leave the looks of a table to the style sheet; what its maker aligned to the right becomes the class "num"."""
-    table = re.sub(r"(?s)<(style|script)\b.*?</\1>", "", table)
-    table = re.sub(r'(<table[^>]*?) border="\d+"', r"\1", table)
-    table = re.sub(r'(<t[dh]) style="text-align: ?right;?"', r'\1 class="num"', table)
-    return re.sub(r'(<t[rdh]) style="text-align: ?(left|right);?"', r"\1", table)
 
 
 # --------------------------------------------------------------------------- numbers and references
@@ -263,7 +250,7 @@ def _resolve_cells(cells: Iterable[NotebookNode], links: dict[str, str]) -> None
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = _resolve(output.data["text/markdown"], links)
             if "text/html" in output.get("data", {}):
-                output.data["text/html"] = _resolve_table(output.data["text/html"], links)
+                output.data["text/html"] = html_tables.resolve(output.data["text/html"], links)
             if "report" in output.get("metadata", {}):
                 output.metadata.report.caption = _resolve(output.metadata.report.caption, links)
 
@@ -279,16 +266,6 @@ def _resolve(text: str, links: Mapping[str, str]) -> str:
 
     text = _replace_outside_code(REFERENCE, number, text)
     return re.sub(r"`[^`\n]+`", lambda match: links.get(match[0], match[0]), text)
-
-
-def _resolve_table(table: str, links: Mapping[str, str]) -> str:
-    """The same for the links in a table of HTML."""
-
-    def number(match: re.Match[str]) -> str:
-        title = links.get(match["target"], "").partition("]")[0].removeprefix("[")
-        return f'<a href="{match["target"]}">{title}</a>' if title else match["text"]
-
-    return re.sub(r'<a href="(?P<target>#(?:fig|table)-[^"]+)">(?P<text>.*?)</a>', number, table)
 
 
 def _replace_outside_code(pattern: str, replace: Callable[[re.Match[str]], str], text: str) -> str:
@@ -349,7 +326,7 @@ class _Page(IPythonRenderer):
         return f'<h{level} id="{target}">{text}</h{level}>\n'
 
     def table(self, text: str) -> str:
-        return _bare_table(f'<div class="table-scroll">\n<table>\n{text}</table>\n</div>\n')
+        return html_tables.bare(f'<div class="table-scroll">\n<table>\n{text}</table>\n</div>\n')
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
         if picture := self._pictures.get(url):

@@ -211,6 +211,29 @@ def test_cells_aligned_to_the_right_are_numbers(report: Report, style: str) -> N
     assert [element["attrs"] for element in page.find(within="table")] == [{}, {"class": "num"}, {}]
 
 
+def labels(page: Page) -> list[list[str | None]]:
+    """Of every row of the body the names that its cells bear."""
+    rows = [row for row in page.find("tr") if row["inside"][-1]["tag"] == "tbody"]
+    return [
+        [cell["attrs"].get("data-label") for cell in page.elements if cell["inside"] and cell["inside"][-1] is row]
+        for row in rows
+    ]
+
+
+def test_cells_of_a_table_that_is_wide_for_a_phone_say_which_column_they_are_in(report: Report) -> None:
+    wide = "| claim | `a` < b | | verdict |\n|:--|--:|--|--|\n| it holds | 1 | x | **yes** |\n| or not | 2 |  | no |"
+    assert labels(report.cells(new_markdown_cell(wide))) == [[None, "a < b", "", "verdict"]] * 2
+    narrow = "| claim | here | verdict |\n|--|--|--|\n| it holds | 1 | yes |"
+    assert labels(report.cells(new_markdown_cell(narrow))) == [[None] * 3]
+
+
+def test_cells_under_no_one_name_get_none(report: Report) -> None:
+    head = "<thead><tr><th colspan='2'>a</th><th>b</th><th>c</th><th>d</th></tr></thead>"
+    body = "<tbody><tr><td>1</td><td>2</td><td>3</td><td>4</td><td>5</td></tr></tbody>"
+    shown = text_output(f"<table>{head}{body}</table>", "text/html")
+    assert labels(report.cells(code(shown))) == [[None] * 5]
+
+
 def test_a_data_frame_shown_as_it_is_loses_its_style(report: Report) -> None:
     shown = {"text/html": "<div><style scoped>td {color: red}</style><table></table></div>", "text/plain": "frame"}
     page = report.cells(code(new_output("execute_result", shown, execution_count=1)))
