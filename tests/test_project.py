@@ -96,7 +96,7 @@ def test_text_is_utf8_whatever_the_locale():
             name = ast.unparse(call.func).split(".")[-1]
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             modes = (ast.unparse(argument) for argument in call.args)
-            archive = ast.unparse(call.func) == "tarfile.open"
+            archive = ast.unparse(call.func) in ("tarfile.open", "Image.open")
             binary = archive or any(re.fullmatch(r"'[rwax+]*b[rwax+]*'", mode) for mode in modes)
             text = name in ("read_text", "write_text") or (name in ("open", "fdopen") and not binary)
             assert not (text or "True" in given.get("text", "")) or "encoding" in given, f"{path}:{call.lineno}"
