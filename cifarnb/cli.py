@@ -99,6 +99,9 @@ def report(
     timeout: Annotated[
         int | None, typer.Option(min=1, help="Seconds that a cell may take; by default no limit.")
     ] = None,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Also print the page into report.pdf, which takes Chromium or Chrome.")
+    ] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Also take the place of a report that has more finished runs.")
     ] = False,
@@ -115,8 +118,9 @@ def report(
     _stop_at_once("finished epochs are kept: the same command goes on from there")
     with _one_line_errors():
         ok = build_report(
-            profile, data, out, section, runs, train=train, replace=replace, jobs=jobs, timeout=timeout, say=typer.echo
-        )
+            profile, data, out, section, runs,
+            train=train, replace=replace, jobs=jobs, timeout=timeout, pdf=pdf, say=typer.echo,
+        )  # fmt: skip
     if not ok:
         raise typer.Exit(1)
 

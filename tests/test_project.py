@@ -22,7 +22,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Every module may import those before it (and not all of them do).
 LAYERS = [
-    "models.scaling report.html_tables",
+    "models.scaling report.html_tables report.pdf",
     "environment models.lenet models.resnet models.vgg synthetic hardware report report.significance report.pictures",
     "models report.style report.page",
     "config data",
@@ -190,6 +190,8 @@ def test_make_installs_once_and_passes_on_what_is_asked(make, tmp_path):
     report = ".venv/bin/python 0 none [-m] [cifarnb] [report] [--profile] [quick]"
     assert calls[-1] == f"{report} [--data] [~/my data.npz]"
     assert make(folder, "report") == [report]
+    printed = report.replace("[report]", "[report] [--pdf]").replace("quick", "full")
+    assert make(folder, "pdf", "PROFILE=full") == [printed]
 
 
 @pytest.mark.parametrize("way", [shutil.copytree, shutil.move])

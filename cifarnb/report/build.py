@@ -16,6 +16,7 @@ from cifarnb.models import LABELS
 from cifarnb.report import execution, front, placing, sections
 from cifarnb.report.display import weights_file
 from cifarnb.report.page import Section, render
+from cifarnb.report.pdf import PrintError, print_page
 from cifarnb.report.plan import announcement, plan
 from cifarnb.report.summary import summarize
 from cifarnb.runs import Run, RunError, atomic_write, describe_origin, locked, now, project_root
@@ -41,6 +42,7 @@ def build_report(
     replace: bool = False,
     jobs: int = 1,
     timeout: int | None = None,
+    pdf: bool = False,
     say: Callable[[str], None] = print,
 ) -> bool:
     """Execute the sections of a profile (or ``only`` some) and render them; returns whether all went well.
@@ -48,9 +50,9 @@ def build_report(
     Without ``train`` the report is made of the runs that are there.  With ``jobs`` above 1 so many runs are trained at
     a time before the sections, which then find them, and so many sections are executed at a time.  Writes
     ``report.html``, ``report.md``, ``figures/``, ``summary.json``, the records of the ``runs/``, ``weights/`` and the
-    executed ``notebooks/`` into ``out``, when all of it is made.  A report there that has more finished runs stays, and
-    one of another profile, unless it is to be ``replace``d.  Raises ConfigError or DataError before anything is trained
-    or written.
+    executed ``notebooks/`` into ``out``, when all of it is made; with ``pdf`` also ``report.pdf``, as far as it can be
+    printed.  A report there that has more finished runs stays, and one of another profile, unless it is to be
+    ``replace``d.  Raises ConfigError or DataError before anything is trained or written.
     """
     wanted = list(only or sections.names())
     for name in wanted:
@@ -91,10 +93,15 @@ def build_report(
             return False
         all_sections = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
         summary = make_summary(profile, dataset, overrides, all_sections, finished, origin | {"finished": now()})
-        _place(all_sections, summary, finished, out, stage)
-    say("\n" + "\n".join(str(out / name) for name in ("report.html", "report.md", placing.SUMMARY)))
+        page, _ = render_report(all_sections, summary, finished, stage)
+        unprinted = _print(page) if pdf else ""
+        _place(summary, finished, out, stage)
+    made = ["report.html", "report.md", placing.SUMMARY] + ([placing.PDF] if pdf and not unprinted else [])
+    say("\n" + "\n".join(str(out / name) for name in made))
+    if unprinted:
+        say(f"{out / placing.PDF} is not made: {unprinted}")
     well = ("ok",) if train else ("ok", "not run")
-    return all(section.status in well for section in done.values())
+    return not unprinted and all(section.status in well for section in done.values())
 
 
 def load_data(
@@ -131,9 +138,17 @@ def _lost(out: Path, finished: Sequence[Run]) -> str:
     )
 
 
-def _place(done: Sequence[Section], summary: dict[str, Any], finished: Sequence[Run], out: Path, stage: Path) -> None:
-    """Render, gather records and weights, and put it all in its place."""
-    render_report(done, summary, finished, stage)
+def _print(page: Path) -> str:
+    """Print the page into a PDF beside it; returns why that cannot be, if so."""
+    try:
+        print_page(page, page.parent / placing.PDF)
+    except PrintError as error:
+        return str(error)
+    return ""
+
+
+def _place(summary: dict[str, Any], finished: Sequence[Run], out: Path, stage: Path) -> None:
+    """Gather records and weights beside the pages, and put it all in its place."""
     renamed: dict[str, str] = {}
     for run in finished:
         renamed |= placing.add_records(run, out, stage)
