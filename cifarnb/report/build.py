@@ -1,9 +1,11 @@
 """The whole way from a profile to a rendered report."""
 
+import functools
 import json
 import math
+import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ def build_report(
     jobs: int = 1,
     timeout: int | None = None,
     pdf: bool = False,
+    hand_in: Mapping[str, str] | None = None,
     say: Callable[[str], None] = print,
 ) -> bool:
     """Execute the sections of a profile (or ``only`` some) and render them; returns whether all went well.
@@ -51,9 +54,12 @@ def build_report(
     a time before the sections, which then find them, and so many sections are executed at a time.  Writes
     ``report.html``, ``report.md``, ``figures/``, ``summary.json``, the records of the ``runs/``, ``weights/`` and the
     executed ``notebooks/`` into ``out``, when all of it is made; with ``pdf`` also ``report.pdf``, as far as it can be
-    printed.  A report there that has more finished runs stays, and one of another profile, unless it is to be
-    ``replace``d.  Raises ConfigError or DataError before anything is trained or written.
+    printed.  ``hand_in`` says whose it is: ``author``, ``student_number`` and ``code_link``, as far as they are stated.
+    A report there that has more finished runs stays, and one of another profile, unless it is to be ``replace``d.
+    Raises ConfigError or DataError before anything is trained or written.
     """
+    if (link := (hand_in or {}).get("code_link")) and not re.fullmatch(r"https?://[^\s<>]+", link):
+        raise ConfigError(f"code_link: expected is an address as https://…, but it is {link!r}")
     wanted = list(only or sections.names())
     for name in wanted:
         sections.notebook(name)
@@ -92,7 +98,8 @@ def build_report(
             say(lost)
             return False
         all_sections = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
-        summary = make_summary(profile, dataset, overrides, all_sections, finished, origin | {"finished": now()})
+        origin |= {"finished": now()}
+        summary = make_summary(profile, dataset, overrides, all_sections, finished, origin, hand_in or {})
         page, _ = render_report(all_sections, summary, finished, stage)
         unprinted = _print(page) if pdf else ""
         _place(summary, finished, out, stage)
@@ -166,6 +173,7 @@ def make_summary(
     done: Sequence[Section],
     finished: Sequence[Run],
     origin: dict[str, Any],
+    hand_in: Mapping[str, str],
 ) -> dict[str, Any]:
     """What ``summary.json`` holds: numbers of the runs, the sections with how many of their runs there are, origin.
 
@@ -188,7 +196,7 @@ def make_summary(
             }
         )
     summary["runs"] = [run.name for run in finished]
-    return _finite(summary | {"origin": origin})
+    return _finite(summary | {"origin": origin, "hand_in": dict(hand_in)})
 
 
 def render_report(
@@ -200,7 +208,8 @@ def render_report(
         out,
         title=front.TITLE,
         banner=front.banner(summary),
-        front=front.front_page(summary),
+        byline=front.byline(summary),
+        front=functools.partial(front.front_page, summary),
         provenance=front.provenance(summary, runs),
         files={weights_file(run): weights_name(run) for run in headline_runs(runs, summary)},
     )

@@ -53,4 +53,4 @@ def resolve(table: str, links: Mapping[str, str]) -> str:
         title = links.get(match["target"], "").partition("]")[0].removeprefix("[")
         return f'<a href="{match["target"]}">{title}</a>' if title else match["text"]
 
-    return re.sub(r'<a href="(?P<target>#(?:fig|table)-[^"]+)">(?P<text>.*?)</a>', number, table)
+    return re.sub(r'<a href="(?P<target>#(?:fig|table|section)-[^"]+)">(?P<text>.*?)</a>', number, table)

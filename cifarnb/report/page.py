@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ BARE = re.compile(r"<IPython\.core\.display\.\w+ object>")  # the text of an out
 STATUS_TITLES = {"failed": "This section failed", "timeout": "This section ran out of time"}
 FENCED = r"^ {0,3}(?P<fence>```+|~~~+).*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)"
 CODE_SPAN = r"(?P<ticks>`+)(?:(?!\n\s*\n).)+?(?P=ticks)"
-REFERENCE = r"\[(?P<text>[^\[\]]*)\]\((?P<target>#(?:fig|table)-[^()\s]+)\)"
+REFERENCE = r"\[(?P<text>[^\[\]]*)\]\((?P<target>#(?:fig|table|section)-[^()\s]+)\)"
 LEADING_HEADINGS = re.compile(r"\s*(?:#{1,6}[ \t][^\n]*(?:\n\s*|$))+")
 HAN = r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
 CHINESE = re.compile(rf"\([^()<>]*{HAN}[^()<>]*\)|{HAN}(?:[^()<>&]*{HAN})?")  # a bracket with Chinese in it, or a run
@@ -59,26 +59,34 @@ def render(
     *,
     title: str,
     banner: Sequence[str],
-    front: str,
+    front: str | Callable[[Collection[str]], str],
     provenance: str,
+    byline: str = "",
     files: Mapping[str, str] | None = None,
 ) -> tuple[Path, Path]:
     """Write ``out/report.html``, ``out/report.md`` and ``out/figures/``; return the first two paths.
 
-    ``banner`` holds notices (inline Markdown) that the reader must know, ``front`` the Markdown of the front page and
-    ``provenance`` that of the closing section, which gets the heading "Provenance" if it brings none.  A file that the
-    text names as code, `` `there` ``, becomes a link where ``files`` says what it is called in ``out``: there → here.
+    ``byline`` (inline Markdown) stands under the title, ``banner`` holds notices (inline Markdown) that the reader must
+    know, ``front`` the Markdown of the front page, or what makes it of the anchors that the sections have, and
+    ``provenance`` the Markdown of the closing section, which gets the heading "Provenance" if it brings none.  A file
+    that the text names as code, `` `there` ``, becomes a link where ``files`` says what it is called in ``out``:
+    there → here.
     """
     if not LEADING_HEADINGS.match(provenance):
         provenance = f"# Provenance\n\n{provenance}"
     pictures: dict[str, Picture] = {}
-    cells = [_markdown_cell("front", front)]
+    cells: list[NotebookNode] = []
+    links: dict[str, str] = {}
     for section in sections:
-        cells += _section_cells(section, pictures)
-    cells.append(_markdown_cell("provenance", provenance))
-    links = _number(cells, pictures) | {
-        f"`{there}`": f"[{Path(here).name}]({here})" for there, here in (files or {}).items()
-    }
+        found = _section_cells(section, pictures)
+        if section.status == "ok" and found:
+            links |= _anchor(found[0], section.name)
+        cells += found
+    links |= _number(cells, pictures)
+    if callable(front):
+        front = front({target.removeprefix("#") for target in links})
+    cells = [_markdown_cell("front", front), *cells, _markdown_cell("provenance", provenance)]
+    links |= {f"`{there}`": f"[{Path(here).name}]({here})" for there, here in (files or {}).items()}
     banner = [_resolve(notice, links) for notice in banner]
     _resolve_cells(cells, links)
 
@@ -86,8 +94,9 @@ def render(
     book.cells = cells
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"  # two notebooks may use the same id, of which nbconvert would warn
-    html_page = _to_html(book, title, banner, pictures)
-    markdown_page = _to_markdown(book, title, banner)
+    texts = {"title": title, "byline": byline, "banner": banner}
+    html_page = _to_html(book, texts, pictures)
+    markdown_page = _to_markdown(book, texts)
 
     for name, picture in pictures.items():
         _write(out / name, picture.content)
@@ -203,6 +212,14 @@ def _shown_output(output: NotebookNode) -> NotebookNode | None:
 
 
 # --------------------------------------------------------------------------- numbers and references
+
+
+def _anchor(cell: NotebookNode, section: str) -> dict[str, str]:
+    """Give the first cell of a section an anchor; returns the Markdown link for it, which has the section's number."""
+    numbers = re.findall(r"^#+ (\d[\d.]*)", cell.source, re.MULTILINE)
+    cell.metadata.report.anchor = f"section-{_slug(section)}"
+    title = f"Section {numbers[-1].rstrip('.')}" if numbers else section.replace("_", " ")
+    return {f"#section-{section}": f"[{title}](#{cell.metadata.report.anchor})"}
 
 
 def _number(cells: Iterable[NotebookNode], pictures: dict[str, Picture]) -> dict[str, str]:
@@ -363,7 +380,7 @@ def _mathml(tex: str, display: str) -> str:
     return mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
 
 
-def _to_html(book: NotebookNode, title: str, banner: Sequence[str], pictures: Mapping[str, Picture]) -> str:
+def _to_html(book: NotebookNode, texts: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
     page = _Page(pictures)
     script = (TEMPLATES / "report" / "script.js").read_text(encoding="utf-8")
     exporter = HTMLExporter(
@@ -378,8 +395,8 @@ def _to_html(book: NotebookNode, title: str, banner: Sequence[str], pictures: Ma
     # Not among the resources, of which the template gets a copy: the list is filled while the cells are rendered.
     exporter.environment.globals["contents"] = page.contents
     report = {
-        "title": html.escape(title),
-        "banner": banner,
+        **texts,
+        "title": html.escape(texts["title"]),
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
@@ -391,14 +408,14 @@ def _to_html(book: NotebookNode, title: str, banner: Sequence[str], pictures: Ma
 # --------------------------------------------------------------------------- Markdown
 
 
-def _to_markdown(book: NotebookNode, title: str, banner: Sequence[str]) -> str:
+def _to_markdown(book: NotebookNode, texts: Mapping[str, Any]) -> str:
     exporter = MarkdownExporter(
         template_name="report",
         extra_template_basedirs=[str(TEMPLATES)],
         filters={"demote": _demote, "fence": _fence},
         config=Config(ExtractOutputPreprocessor={"enabled": False}),  # the pictures have their places already
     )
-    page, _ = exporter.from_notebook_node(book, resources={"report": {"title": title, "banner": banner}})
+    page, _ = exporter.from_notebook_node(book, resources={"report": texts})
     return page.rstrip() + "\n"
 
 

@@ -330,3 +330,9 @@ def test_the_pdf_belongs_to_the_report_and_a_report_without_one_takes_it_away(re
     assert re.fullmatch(r".*report\.pdf is not made: Chromium is not found .*install.*", said[-1])
     assert (there / "report.html").exists()
     assert not (there / "report.pdf").exists()
+
+
+@pytest.mark.parametrize("link", ["javascript:alert(1)", "example.org", "https://a b", "https://a>"])
+def test_a_link_to_the_code_is_an_address(link, tmp_path):
+    with pytest.raises(ConfigError, match="code_link: expected is an address"):
+        build.build_report("smoke", out=tmp_path, hand_in={"code_link": link})

@@ -368,6 +368,31 @@ def test_references_get_the_number_of_their_figure_or_table(report: Report) -> N
     assert '<a id="table-t"></a>' in report.markdown
 
 
+def test_a_reference_to_a_section_that_ran_gets_its_number(report: Report) -> None:
+    ran = report.section("01_one", new_markdown_cell("# 1. Part\n\n## 1.2 One (一)\n\nSee [here](#section-02_two)."))
+    failed = report.section("02_two", new_markdown_cell("# 2. Two"), status="failed")
+    page = report.render(ran, failed, front="[a](#section-01_one), [b](#section-02_two)")
+    assert page.links() == {"Skip to content": "#content", "Section 1.2": "#section-01_one"}
+    assert "section-01_one" in page.ids()
+    assert "section-02_two" not in report.html
+    assert "[Section 1.2](#section-01_one), b" in report.markdown
+    assert '<a id="section-01_one"></a>' in report.markdown
+
+
+def test_the_front_page_may_be_made_of_the_anchors_that_are_there(report: Report) -> None:
+    section = report.section("01_one", new_markdown_cell("# 1. One"), code(figure("f"), table("t")))
+    report.render(section, front=lambda anchors: " ".join(sorted(anchors)))
+    assert "fig-f section-01_one table-t" in report.markdown
+
+
+def test_the_byline_stands_under_the_title_and_only_if_there_is_one(report: Report) -> None:
+    page = report.render(byline="**Author:** A\\_B")
+    (line,) = page.find("p", "byline")
+    assert line["text"] == "Author: A_B"
+    assert report.markdown.startswith("# A title\n\n**Author:** A\\_B\n")
+    assert report.render().find("p", "byline") == []
+
+
 def test_a_file_named_as_code_becomes_a_link(report: Report) -> None:
     page = report.cells(
         new_markdown_cell("Weights: `../runs/a/weights.safetensors`, not `b`."),
