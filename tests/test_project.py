@@ -22,7 +22,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Every module may import those before it (and not all of them do).
 LAYERS = [
-    "models.scaling",
+    "models.scaling report.html_tables report.pdf report.requirements",
     "environment models.lenet models.resnet models.vgg synthetic hardware report report.significance report.pictures",
     "models report.style report.page",
     "config data",
@@ -96,7 +96,7 @@ def test_text_is_utf8_whatever_the_locale():
             name = ast.unparse(call.func).split(".")[-1]
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             modes = (ast.unparse(argument) for argument in call.args)
-            archive = ast.unparse(call.func) == "tarfile.open"
+            archive = ast.unparse(call.func) in ("tarfile.open", "Image.open")
             binary = archive or any(re.fullmatch(r"'[rwax+]*b[rwax+]*'", mode) for mode in modes)
             text = name in ("read_text", "write_text") or (name in ("open", "fdopen") and not binary)
             assert not (text or "True" in given.get("text", "")) or "encoding" in given, f"{path}:{call.lineno}"
@@ -190,6 +190,8 @@ def test_make_installs_once_and_passes_on_what_is_asked(make, tmp_path):
     report = ".venv/bin/python 0 none [-m] [cifarnb] [report] [--profile] [quick]"
     assert calls[-1] == f"{report} [--data] [~/my data.npz]"
     assert make(folder, "report") == [report]
+    printed = report.replace("[report]", "[report] [--pdf]").replace("quick", "full")
+    assert make(folder, "pdf", "PROFILE=full") == [printed]
 
 
 @pytest.mark.parametrize("way", [shutil.copytree, shutil.move])

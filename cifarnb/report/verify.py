@@ -227,7 +227,7 @@ def _check_numbers(
     profile = summary["profile"]
     done = {s.name: s for s in execution.execute(ran, profile, scratch / "notebooks", overrides)}
     again = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
-    expected = make_summary(profile, dataset, overrides, again, found, summary["origin"])
+    expected = make_summary(profile, dataset, overrides, again, found, summary["origin"], summary.get("hand_in", {}))
     expected["data"] |= {name: summary["data"][name] for name in ("source", "fingerprint")}  # as checked before
     expected["files"] = summary.get("files")  # of which pages, figures and weights are checked one by one
     # As JSON has it: tuples are lists, and a float is what its digits say.

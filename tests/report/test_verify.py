@@ -114,8 +114,9 @@ def on_a_copy(smoke, remake, dataset, tmp_path, monkeypatch):
         target = made / runs.run_name(run.config, "cifar10")
         shutil.copytree(path, target)
         edit(target / "provenance.json", r'"cifar10": false', '"cifar10": true')
-    ok, _ = remake(tmp_path / "out", made)
+    ok, _ = remake(tmp_path / "out", made, hand_in={"author": "A. Student", "code_link": "https://example.org"})
     assert ok
+    assert "A. Student" in (tmp_path / "out" / "report.html").read_text()
     images = [part.clone() for part in (dataset.train_images, dataset.test_images)]
     images[0][1], images[1][3], images[1][7] = 0, 255, 0
     original = dataclasses.replace(
