@@ -250,8 +250,8 @@ def _log(value: float) -> float:
 _VGG = ("vgg_a", "vgg_a_bn")
 _SGD = ("probes sgd", "probes second_sgd")
 _EPOCH = 391  # steps of CIFAR-10 in batches of 128; with SGD the plain network learns from some 100 on
-# While the plain network still leaves its start, its losses lie close together. Measured on VGG-A, whole and a quarter as
-# wide: over the first epoch its band is the narrower one and its loss the steadier, over the first five it no longer is.
+# While the plain network still leaves its start, its losses lie close together. Measured on VGG-A, whole and a quarter
+# as wide: over the first epoch its band is the narrower one and its loss the steadier, over the first five it is not.
 _FIVE_EPOCHS = 5 * _EPOCH
 
 

@@ -385,7 +385,13 @@ def test_depth_takes_more_steps_to_show():
 
 @pytest.mark.parametrize(
     ("claim", "place", "least"),
-    [("steadier", "", 1955), ("band", "landscape", 1955), ("beta", "sgd", 391), ("gradient", "sgd", 391), ("rates", "rates", 391)],
+    [
+        ("steadier", "", 1955),
+        ("band", "landscape", 1955),
+        ("beta", "sgd", 391),
+        ("gradient", "sgd", 391),
+        ("rates", "rates", 391),
+    ],
 )
 def test_the_course_of_training_shows_after_an_epoch_or_more(claim, place, least):
     def of(steps):
