@@ -67,7 +67,7 @@ def attributions(images: np.ndarray, titles: Sequence[str], grad_cam: np.ndarray
     warm = mpl.colormaps["inferno"](grad_cam.astype(float))[..., :3]
     sides = mpl.colormaps["RdBu_r"](0.5 + occlusion.astype(float) / 2)[..., :3]
     rows = {"image": images / 255, "Grad-CAM": 0.4 * grey + 0.6 * warm, "occlusion": 0.35 * grey + 0.65 * sides}
-    columns = len(images)
+    columns = max(8, len(images))
     figure = Figure(figsize=(WIDTH, WIDTH * (3 + TITLE) / (columns + 0.5)))
     upper, *lower = figure.subplots(3, 1, height_ratios=[1 + TITLE, 1, 1])
     for ax, (name, pictures) in zip([upper, *lower], rows.items(), strict=True):
