@@ -222,15 +222,13 @@ def _mean_and_range(accuracies: Sequence[float]) -> str:
 
 
 def confused_pairs(confusions: Mapping[str, np.ndarray], classes: Sequence[str], most: int = 3) -> pd.DataFrame:
-    """The pairs of classes that each network takes for each other most, a row a rank; network → counts (10, 10)."""
-    columns = {
-        LABELS[name]: [
-            f"{classes[first]} and {classes[second]}: {number:,}"
-            for first, second, number in insight.confused_pairs(counts)[:most]
-        ]
-        for name, counts in confusions.items()
-    }
-    return pd.DataFrame({"rank": [str(rank + 1) for rank in range(most)]} | columns)
+    """The pairs of classes that each network takes for each other ``most``, a row a network, from counts (10, 10)."""
+    rows = []
+    for name, counts in confusions.items():
+        pairs = insight.confused_pairs(counts)[:most]
+        cells = [f"{classes[first]} and {classes[second]}: {number:,}" for first, second, number in pairs]
+        rows.append({"network": LABELS[name]} | {f"{rank}.": cell for rank, cell in enumerate(cells, 1)})
+    return pd.DataFrame(rows)
 
 
 def calibration(seen: Mapping[str, insight.Seen]) -> pd.DataFrame:

@@ -295,8 +295,11 @@ def test_the_pairs_that_each_network_confuses_most():
     simple, deeper = np.zeros((10, 10), int), np.zeros((10, 10), int)
     simple[3, 5], simple[5, 3], simple[0, 8], deeper[1, 9] = 1000, 234, 7, 5
     table = tables.confused_pairs({"simple_cnn": simple, "resnet6": deeper}, [f"c{i}" for i in range(10)], most=2)
-    assert [*table] == ["rank", LABELS["simple_cnn"], LABELS["resnet6"]]
-    assert rows(table) == {"1": ("c3 and c5: 1,234", "c1 and c9: 5"), "2": ("c0 and c8: 7", "c0 and c1: 0")}
+    assert [*table] == ["network", "1.", "2."]
+    assert rows(table) == {
+        LABELS["simple_cnn"]: ("c3 and c5: 1,234", "c0 and c8: 7"),
+        LABELS["resnet6"]: ("c1 and c9: 5", "c0 and c1: 0"),
+    }
 
 
 def test_calibration_is_how_sure_and_how_right():
