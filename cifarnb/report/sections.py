@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 PROFILES = ("smoke", "quick", "full")
 WHY = "05_why_batchnorm"
-SUMMARY = "06_summary"  # reads the runs of the others, so it comes last
+SEES = "03d_what_networks_see"
+SUMMARY = "06_summary"
+READERS = (SEES, SUMMARY)  # read the runs of the others, so they are executed when those are done
+WRITE_UP = ("simple_cnn", "resnet6", "resnet9")  # its networks of section 1
 
 # Where each network of the report is trained.
 NETWORKS = {
@@ -47,6 +50,10 @@ LOWEST = {
     "line_points": 3,
     "surface_points": 3,
     "landscape_images": 1,
+    "seen_images": 20,
+    "attributed": 1,
+    "mapped": 20,
+    "disturbed": 1,
 }
 SHORTEST = {"seeds": 1, "landscape_seeds": 1, "landscape_lrs": 1, "lrs": 1, "direction_seeds": 2}
 
@@ -100,10 +107,11 @@ class Parameter:
 def names() -> list[str]:
     """All sections, in the report's order: notebooks whose name begins with a number, as in ``01_simple_cnn``.
 
-    Others, such as Jupyter's ``Untitled`` and ``01_simple_cnn-Copy1``, are somebody's drafts.
+    A letter behind the number puts one between two others.  Others, such as Jupyter's ``Untitled`` and
+    ``01_simple_cnn-Copy1``, are somebody's drafts.
     """
     stems = sorted(path.stem for path in (project_root() / "notebooks").glob("*.ipynb"))
-    return [stem for stem in stems if re.match(r"\d+_", stem) and not re.search(r"-Copy\d+$", stem)]
+    return [stem for stem in stems if re.match(r"\d+[a-z]?_", stem) and not re.search(r"-Copy\d+$", stem)]
 
 
 def notebook(section: str) -> Path:

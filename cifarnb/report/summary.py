@@ -81,6 +81,22 @@ def _find(configs: Sequence[Config], dataset: Dataset, runs_dir: str | Path) -> 
         return []
 
 
+def networks_to_look_at(
+    profile: str, dataset: Dataset, runs_dir: str | Path = "runs", overrides: Mapping[str, Any] | None = None
+) -> dict[str, Run]:
+    """The headline runs of the write-up's networks that are there and, if another network does better, of the best one.
+
+    One that diverged is left out.  Raises NotRunError if none is there.
+    """
+    wanted = {name: sections.configs(name, profile, overrides)[:1] for name in sections.NETWORKS}
+    found = {name: run for name, configs in wanted.items() for run in _find(configs, dataset, runs_dir)}
+    found = {name: run for name, run in found.items() if not run.diverged}
+    if not {*sections.WRITE_UP} & {*found}:
+        raise NotRunError("; ".join(experiment.describe(wanted[name][0]) for name in sections.WRITE_UP))
+    best = max(found, key=lambda name: found[name].final_accuracy)
+    return {name: run for name, run in found.items() if name in (*sections.WRITE_UP, best)}
+
+
 def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     """The numbers of one network from its runs, which differ in the seed; the first is the headline's.
 

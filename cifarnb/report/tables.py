@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cifarnb import insight
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.report.claims import NOT_COMPARABLE, REPORTED
 from cifarnb.report.significance import accuracy, counted, mean_and_interval, spread
@@ -238,6 +239,34 @@ def _mean_and_range(accuracies: Sequence[float]) -> str:
     if len(accuracies) == 1:
         return percent(mean) or ""
     return f"{100 * mean:.2f} ± {50 * (max(accuracies) - min(accuracies)):.2f}%"
+
+
+def confused_pairs(confusions: Mapping[str, np.ndarray], classes: Sequence[str], most: int = 3) -> pd.DataFrame:
+    """The pairs of classes that each network takes for each other ``most``, a row a network, from counts (10, 10)."""
+    rows = []
+    for name, counts in confusions.items():
+        pairs = insight.confused_pairs(counts)[:most]
+        cells = [f"{classes[first]} and {classes[second]}: {number:,}" for first, second, number in pairs]
+        rows.append({"network": LABELS[name]} | {f"{rank}.": cell for rank, cell in enumerate(cells, 1)})
+    return pd.DataFrame(rows)
+
+
+def calibration(seen: Mapping[str, insight.Seen]) -> pd.DataFrame:
+    """How sure each network is and how right, and what temperature scaling makes of it, a row a network."""
+    rows = []
+    for name, found in seen.items():
+        before, after = (insight.calibration_error(way, found.right) for way in (found.confidence, found.calibrated))
+        rows.append(
+            {
+                "network": LABELS[name],
+                "accuracy": f"{found.accuracy:.1%}",
+                "mean confidence": f"{found.confidence.mean():.1%}",
+                "temperatures": ", ".join(f"{temperature:.2f}" for temperature in found.temperatures),
+                "ECE": f"{before:.1%}",
+                "ECE after scaling": f"{after:.1%}",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def seeds(runs: Sequence[Run]) -> str:

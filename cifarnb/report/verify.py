@@ -28,7 +28,7 @@ from cifarnb.report import execution, sections
 from cifarnb.report.build import finished_runs, headline_runs, make_summary, render_report, weights_name
 from cifarnb.report.page import Section
 from cifarnb.report.placing import finish, runs_of, waits
-from cifarnb.runs import Run, RunError, data_identity, load, locked, run_name
+from cifarnb.runs import Run, RunError, data_identity, load, locked, read_insight, run_name
 from cifarnb.training import fit, split
 
 # Of 10,000 predictions of the simple CNN, float32 in place of bfloat16 changes 59, and 6 from right to wrong or back;
@@ -168,6 +168,16 @@ def record_fault(run: Run, dataset: Dataset) -> str:
             return f"{file} has shape {predictions.shape}, not {labels.shape}"
         if not math.isclose((predictions == labels).mean(), accuracy):
             return f"{column} {accuracy:.4f} is not that of {file}"
+    predictions = run.predictions()
+    for file in sorted(run.path.glob("insight-*.npz")):
+        try:
+            seen = read_insight(file)["logits"][: len(predictions)].argmax(1)
+        except (RunError, KeyError) as error:
+            return f"{file.name} cannot be read: {_one_line(error)}"
+        other = int((seen != predictions[: len(seen)]).sum())
+        expected = PREDICTIONS_TOLERANCE * len(seen)
+        if other > expected + 3 * math.sqrt(expected):  # of 100 images three more than 1.5 are chance
+            return f"{file.name} predicts otherwise than predictions.npy for {other} of {len(seen):,} images"
     made = run.provenance
     if (data_identity(made), made["train_images"], made["test_images"]) != (dataset.identity, images, len(labels)):
         return "provenance.json names other data"

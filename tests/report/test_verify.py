@@ -251,6 +251,18 @@ def test_a_record_that_contradicts_itself_is_found(report, dataset):
     assert "names other data" in fault_after("provenance.json", lambda file: edit(file, *other))
 
 
+def test_an_insight_that_is_not_of_the_run_is_found(report, dataset):
+    path = run_of(report, "simple_cnn").path
+    (file,) = path.glob("insight-*.npz")
+    assert record_fault(runs.load(path), dataset) == ""
+    arrays = runs.read_insight(file)
+    np.savez(file, **(arrays | {"logits": np.roll(arrays["logits"], 1, axis=1)}))
+    fault = record_fault(runs.load(path), dataset)
+    assert re.fullmatch(r"insight-\w+\.npz predicts otherwise than predictions\.npy for 100 of 100 images", fault)
+    file.write_bytes(b"no archive")
+    assert f"{file.name} cannot be read" in record_fault(runs.load(path), dataset)
+
+
 def test_figures_are_compared(report, smoke):
     assert check_figures(report, smoke).ok
     first, second = sorted((report / "figures").glob("*.png"))[4:6]
