@@ -139,7 +139,11 @@ def test_conda_gets_the_same_environment():
 
 def test_the_readme_quotes_the_full_report():
     summary = json.loads((ROOT / "reports" / "full" / "summary.json").read_text())
-    assert front.headline_table(summary) in (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert front.headline_table(summary) in readme
+    trained = [section for section in summary["sections"] if section["runs_wanted"]]
+    counts = "; ".join(f"{section['runs']} of {section['runs_wanted']} in {section['title']}" for section in trained)
+    assert f"Runs that are there so far: {counts}." in " ".join(readme.split())
 
 
 @pytest.mark.parametrize("command", ["ruff check", "ruff format --check", "mypy"])
