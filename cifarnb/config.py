@@ -66,13 +66,20 @@ class Config(BaseModel):
     validation_size: Annotated[int, Field(ge=0)] = 0  # the last so many training images are held out
     batch_size: Annotated[int, Field(ge=1)] = 128  # images per step
     augment: bool = False  # random crop with padding 4, and horizontal flip
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    reflect_padding: Annotated[int, Field(ge=0, le=31)] = 0  # crop from so many pixels of mirrored edge instead; 0: not
+    alternate_flips: bool = False  # every image is flipped in every second epoch, in place of at random
+    cutout: Annotated[int, Field(ge=0, le=32)] = 0  # side, in pixels, of a grey square on every image; 0: none
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     lr: Annotated[Number, Field(gt=0)] = 1e-3  # learning rate, at its highest under a schedule
-    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9  # of SGD
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9  # of SGD; of Muon, on filters
     nesterov: bool = False  # Nesterov's momentum, in SGD
     weight_decay: Annotated[Number, Field(ge=0)] = 0.0
-    schedule: Literal["none", "cosine", "one_cycle"] = "none"  # cosine: per epoch, to 0; one_cycle: per step
+    decay_biases: bool = True  # weight decay on biases and batch norm's parameters, too
+    average_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.0  # of a moving average of the weights, the result; 0: none
+    # cosine: per epoch, to 0; per step: one_cycle, triangle (up, and down to 0), linear (down to 0)
+    schedule: Literal["none", "cosine", "one_cycle", "triangle", "linear"] = "none"
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    tta: bool = False  # after the last epoch also test with test-time augmentation
     probe_every: Annotated[int, Field(ge=0)] = 0  # walk from the weights before every so many steps; 0: never
     probe_points: Annotated[int, Field(ge=2)] = 8  # on each walk, between ½ and 4 times the step size
     probe_along: Directions = ("gradient",)  # walk along the gradient, along the optimizer's own step, or one of each
@@ -82,6 +89,27 @@ class Config(BaseModel):
     def _nesterov_needs_momentum(self) -> "Config":
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError("nesterov needs optimizer sgd and a momentum above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _muon_is_tuned_to_one_network(self) -> "Config":
+        if self.optimizer == "muon" and self.model != "fast_cnn":
+            raise ValueError(
+                "optimizer muon needs model fast_cnn: its rates for biases and the last layer are that one's"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_changes_the_augmentation_needs_it(self) -> "Config":
+        changed = [name for name in ("reflect_padding", "alternate_flips", "cutout") if getattr(self, name)]
+        if changed and not self.augment:
+            raise ValueError(f"{changed[0]} needs augment")
+        return self
+
+    @model_validator(mode="after")
+    def _biases_are_left_out_of_a_decay(self) -> "Config":
+        if not self.decay_biases and not self.weight_decay:
+            raise ValueError("decay_biases false needs a weight_decay above 0")
         return self
 
     @model_validator(mode="after")

@@ -357,9 +357,16 @@ def count_duplicates(images: Tensor, others: Tensor) -> int:
     return sum(hashlib.sha256(image.numpy().tobytes()).digest() in known for image in images)
 
 
-def pad(images: Tensor) -> Tensor:
-    """(N, 32, 32, 3) → (N, 40, 40, 3), black around, as the random crop wants it."""
-    return F.pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))
+def pad(images: Tensor, reflect: int = 0) -> Tensor:
+    """(N, 32, 32, 3) → (N, 40, 40, 3), black around, as the random crop wants it.
+
+    With ``reflect`` it is so many pixels of the image mirrored at its edge, (N, 32 + 2·reflect, 32 + 2·reflect, 3).
+    """
+    if not reflect:
+        return F.pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))
+    at = torch.arange(-reflect, 32 + reflect, device=images.device).abs()  # PyTorch's own knows no uint8
+    at = 31 - (31 - at).abs()
+    return images[:, at][:, :, at]
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -367,27 +374,46 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
 
 
-def draw(n: int, generator: torch.Generator) -> Tensor:
+def draw(n: int, generator: torch.Generator, padding: int = PADDING, cutout: int = 0) -> Tensor:
     """The random numbers of one epoch of ``n`` images, (4, n) in int64: which image, top, left, flip, batch by batch.
 
-    Drawn on the CPU, where ``generator`` lives: they are the same for every device.
+    With ``cutout``, the side of a square, two more rows: its top and left edge.  Drawn on the CPU, where ``generator``
+    lives: they are the same for every device.
     """
     order = torch.randperm(n, generator=generator)
-    crops = torch.randint(0, 2 * PADDING + 1, (2, n), generator=generator)  # top and left edge
+    crops = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)  # top and left edge
     flips = torch.rand(n, generator=generator) < 0.5
-    return torch.stack([order, *crops, flips])
+    squares = torch.randint(0, 32 - cutout + 1, (2, n), generator=generator) if cutout else ()
+    return torch.stack([order, *crops, flips, *squares])
 
 
-def take_batch(images: Tensor, labels: Tensor, drawn: Tensor, *, augment: bool) -> tuple[Tensor, Tensor]:
-    """Normalised images (B, 3, 32, 32) and labels (B,), for B columns of what ``draw`` gives, (4, B), on their device.
+def alternate_flips(drawn: Tensor, first: Tensor, epoch: int) -> None:
+    """Flip each image as in the first epoch, in every second one (from 0) the other way round: changes ``drawn``.
 
-    With ``augment`` the images come padded, (N, 40, 40, 3), and each is cropped and flipped as drawn; without,
-    (N, 32, 32, 3).
+    ``drawn`` and ``first`` are what ``draw`` gives for this epoch and for the first.
     """
-    chosen, top, left, flip = drawn
+    flips = torch.empty_like(first[3])
+    flips[first[0]] = first[3]  # in the images' own order
+    drawn[3] = flips[drawn[0]] ^ (epoch % 2)
+
+
+def take_batch(
+    images: Tensor, labels: Tensor, drawn: Tensor, *, augment: bool, cutout: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Normalised images (B, 3, 32, 32) and labels (B,), for B columns of what ``draw`` gives, on their device.
+
+    With ``augment`` the images come padded as by ``pad``, and each is cropped and flipped as drawn, and has a grey
+    square of side ``cutout`` where there is one; without, (N, 32, 32, 3).
+    """
+    chosen, top, left, flip = drawn[:4]
     if not augment:
         return normalize(images[chosen]), labels[chosen]
-    # A view, (N, 9, 9, 3, 32, 32): every window of every image; indexing it gathers and crops in one pass.
+    # A view, such as (N, 9, 9, 3, 32, 32): every window of every image; indexing it gathers and crops in one pass.
     batch = images.unfold(1, 32, 1).unfold(2, 32, 1)[chosen, top, left]  # (B, 3, 32, 32)
     batch = torch.where(flip.bool()[:, None, None, None], batch.flip(-1), batch)
-    return normalize(batch.permute(0, 2, 3, 1)), labels[chosen]
+    batch = normalize(batch.permute(0, 2, 3, 1))
+    if cutout:
+        distance = torch.arange(32, device=drawn.device) - drawn[4:, :, None]  # (2, B, 32): from the square's edges
+        down, across = (distance >= 0) & (distance < cutout)
+        batch.masked_fill_((down[:, :, None] & across[:, None, :])[:, None], 0)
+    return batch, labels[chosen]

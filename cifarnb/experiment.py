@@ -61,6 +61,7 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 {**_joined(starts), "finished": runs.now(), "wall_seconds": trained.seconds},
                 trained.probes,
                 trained.path,
+                trained.tta_logits,
             )
         except (OSError, SafetensorError) as error:  # the latter tells of a full disk, too
             reason = getattr(error, "strerror", None) or error

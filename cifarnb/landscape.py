@@ -119,12 +119,16 @@ def along_gradient(gradient: Direction) -> Direction:
     return gradient
 
 
-def step_direction(optimizer: Optimizer) -> Callable[[Direction], Direction]:
-    """For ``walks``: the direction d that makes the optimizer's next step θ − lr·d, given the gradient."""
+def step_direction(optimizer: Optimizer, model: nn.Module) -> Callable[[Direction], Direction]:
+    """For ``walks`` of the model: the direction d that makes its optimizer's next step θ − lr·d, given the gradient.
+
+    ``lr`` is the rate of the optimizer's first group.
+    """
 
     def along(gradient: Direction) -> Direction:
-        trial = copy.deepcopy(optimizer)  # with weights of its own
-        weights = [p for group in trial.param_groups for p in group["params"]]
+        copies: dict[int, Any] = {}
+        trial = copy.deepcopy(optimizer, copies)  # with weights of its own, in groups of its own
+        weights = [copies[id(p)] for p in model.parameters() if p.requires_grad]
         before = [p.detach().clone() for p in weights]
         for p, g in zip(weights, gradient, strict=True):
             p.grad = g.clone()

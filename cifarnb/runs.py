@@ -7,6 +7,7 @@ A finished run is a directory ``<model>-<key>`` with
 - ``losses.npy``: the training loss of every step, float32;
 - ``weights.safetensors``: parameters and buffers after the last epoch;
 - ``predictions.npy``, uint8, and ``logits.npy``, float16: what they say of the test images;
+- ``tta_predictions.npy``, where it was asked for: the same with test-time augmentation;
 - ``probes.json``, where the loss was probed: for every column a list with a value a walk;
 - ``path.json`` and, for the directions, ``path.safetensors``, where it was kept: the path of the weights;
 - ``landscape-<key>.json``: losses around the weights, each with what was computed;
@@ -100,6 +101,11 @@ class Run:
         return float(self.history["test_accuracy"].iloc[-1])
 
     @property
+    def tta_accuracy(self) -> float | None:
+        """The same with test-time augmentation; None if it was not asked for, or the run ended before."""
+        return float(self.history["tta_accuracy"].iloc[-1]) if "tta_accuracy" in self.history else None
+
+    @property
     def best_accuracy(self) -> float:
         """The highest test accuracy of any epoch: chosen on the test images, so it flatters."""
         return float(self.history["test_accuracy"].max())
@@ -147,12 +153,12 @@ class Run:
             probes = probes[probes["along"] == direction].drop(columns="along").reset_index(drop=True)
         return dataclasses.replace(self, probes=probes)
 
-    def predictions(self) -> np.ndarray:
+    def predictions(self, *, tta: bool = False) -> np.ndarray:
         """The class (N,) uint8 that the network gives each test image after the last epoch.
 
-        Raises RunError if the file is missing or damaged.
+        With ``tta`` that with test-time augmentation.  Raises RunError if the file is missing or damaged.
         """
-        file = self.path / "predictions.npy"
+        file = self.path / ("tta_predictions.npy" if tta else "predictions.npy")
         try:
             return _read_array(file)
         except _DAMAGE as error:
@@ -321,6 +327,7 @@ def save(
     provenance: dict[str, Any],
     probes: pd.DataFrame | None = None,
     weights_path: WeightsPath | None = None,
+    tta_logits: Tensor | None = None,
 ) -> Run:
     """Write a run: into ``<path>.part``, which then takes its name in one step."""
     part = unfinished(path)
@@ -331,6 +338,8 @@ def save(
     np.save(part / "losses.npy", losses.astype(np.float32))
     np.save(part / "predictions.npy", logits.argmax(1).to(torch.uint8).numpy())
     np.save(part / "logits.npy", logits.half().numpy())
+    if tta_logits is not None:
+        np.save(part / "tta_predictions.npy", tta_logits.argmax(1).to(torch.uint8).numpy())
     safetensors.torch.save_file({k: v.contiguous().cpu() for k, v in weights.items()}, part / "weights.safetensors")
     if probes is not None:
         (part / "probes.json").write_text(json.dumps(probes.to_dict(orient="list"), indent=1) + "\n", encoding="utf-8")

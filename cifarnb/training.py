@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from cifarnb.config import Config, ConfigError
-from cifarnb.data import Dataset, draw, epoch_generator, pad, take_batch
+from cifarnb.data import PADDING, Dataset, alternate_flips, draw, epoch_generator, normalize, pad, take_batch
 from cifarnb.hardware import (
     autocast,
     replayed,
@@ -28,11 +28,13 @@ from cifarnb.hardware import (
     working_on,
 )
 from cifarnb.landscape import along_gradient, principal_path, step_direction, walks
-from cifarnb.metrics import loss_and_accuracy, predict
-from cifarnb.models import set_noise
+from cifarnb.metrics import loss_and_accuracy, predict, predict_with_views
+from cifarnb.models import set_noise, set_whitening
+from cifarnb.optimizers import Average, keep_lr_on, make_optimizer, make_schedule
 from cifarnb.progress import Progress
 from cifarnb.runs import RunError, WeightsPath, atomic_write, set_aside
 
+WHITENED = 5000  # images that a whitening layer is made from
 CHECKPOINT_SHARE = 0.02  # of the time, at the most, goes into writing checkpoints
 
 
@@ -42,7 +44,9 @@ class Trained(NamedTuple):
     History columns: epoch (from 1), train_loss and train_accuracy (means over the epoch's batches as they were trained
     on, in train mode), test_loss and test_accuracy (after the epoch), lr (at the epoch's beginning), seconds (of the
     training pass, without the test), images_per_s, and with ``validation_size`` validation_loss and
-    validation_accuracy.  Losses are cross-entropies in nats; label smoothing counts in the training's alone.
+    validation_accuracy; with ``tta`` tta_accuracy, of the last epoch alone (before that NaN).  Losses are
+    cross-entropies in nats; label smoothing counts in the training's alone.  With ``average_decay`` it is the averaged
+    weights that are tested, and that the model has in the end.
     """
 
     history: pd.DataFrame  # a row an epoch
@@ -51,6 +55,7 @@ class Trained(NamedTuple):
     probes: pd.DataFrame | None  # a row a walk, step and what ``cifarnb.landscape.walks`` tells of it
     path: WeightsPath | None
     logits: Tensor  # (N, 10) float32, on the CPU: of the test images, after the last epoch
+    tta_logits: Tensor | None = None  # the same with test-time augmentation
 
 
 def fit(
@@ -72,8 +77,8 @@ def fit(
     precision = resolve_precision(config.precision, device)
     with working_on(device):
         data = {name: (x.to(device), y.to(device)) for name, (x, y) in split(dataset, config).items()}
-        batches = Batches(*data["train"], config.batch_size, augment=config.augment)
-        loop = prepare(model, config, device, len(batches.sizes), checkpoint)
+        batches = Batches(*data["train"], config)
+        loop = prepare(model, config, data["train"][0], len(batches.sizes), checkpoint)
         images = {name: len(labels) for name, (_, labels) in data.items()}
         said = Progress(config, device, precision, images, done=len(loop.history), shown=progress)
 
@@ -88,6 +93,7 @@ def fit(
             loop.optimizer.zero_grad()
             loss.backward()
             loop.optimizer.step()
+            loop.update_average()
             batches.count(loss, logits, labels)
 
         advance = recorded(train_step, loop, shown=progress)
@@ -122,6 +128,7 @@ class Loop:
     optimizer: Optimizer
     schedule: LRScheduler | None
     per_step: bool  # whether the schedule is stepped per batch
+    average: Average | None = None  # of the model, over the steps
     checkpoint: Path | None = None
     history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
     losses: list[Tensor] = field(default_factory=list)  # one tensor (steps,) an epoch, on the CPU
@@ -131,12 +138,24 @@ class Loop:
     started: float = 0.0  # when the epoch began
     lr: float = 0.0  # at that time
     logits: Tensor = field(default_factory=lambda: torch.empty(0, 10))  # (N, 10) of the test images
+    tta_logits: Tensor | None = None  # the same with test-time augmentation, after the last epoch
     saved: float = field(default_factory=lambda: time.perf_counter())  # when the last checkpoint was written
     saving: float = 0.0  # how long that took
 
+    @property
+    def result(self) -> nn.Module:
+        """The model that is tested."""
+        return self.average.model if self.average else self.model
+
+    def update_average(self) -> None:
+        """Take the weights after a step into their average, where there is one."""
+        if self.average:
+            self.average.update(self.model)
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        return {
+        averaged = {"average": self.average.state_dict()} if self.average else {}
+        return averaged | {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict() if self.schedule else None,
@@ -186,6 +205,8 @@ class Loop:
         keep_lr_on(self.device, self.optimizer)  # the checkpoint may come from another device
         if self.schedule:
             self.schedule.load_state_dict(state["schedule"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.history, self.wall = state["history"], state["wall"]
         self.losses = [part.cpu() for part in state["losses"]]
         first = {"step": 0, "along": self.config.probe_along[0]}  # rows from before walks had directions lack it
@@ -204,43 +225,54 @@ class Batches:
     What changes from step to step is on the device: so nothing waits for the CPU, and a GPU can replay the step.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, *, augment: bool) -> None:
-        n, device = len(labels), labels.device
-        self.images, self.labels = pad(images) if augment else images, labels
-        self.batch_size, self.augment = batch_size, augment
+    def __init__(self, images: Tensor, labels: Tensor, config: Config) -> None:
+        n, device, batch_size = len(labels), labels.device, config.batch_size
+        self.images, self.labels, self.config = images, labels, config
+        if config.augment:
+            self.images = pad(images, config.reflect_padding)
         self.sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
-        self.drawn = torch.empty(4, n, dtype=torch.int64, device=device)  # the epoch's random numbers
+        rows = 6 if config.cutout else 4
+        self.drawn = torch.empty(rows, n, dtype=torch.int64, device=device)  # the epoch's random numbers
         self.position = torch.zeros(1, dtype=torch.int64, device=device)  # how many images have had their turn
         self.losses = torch.empty(len(self.sizes), device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
 
-    def shuffle(self, generator: torch.Generator) -> None:
-        """Begin an epoch: order, crops and flips are drawn anew."""
-        self.drawn.copy_(draw(len(self.labels), generator))
+    def shuffle(self, epoch: int) -> torch.Generator:
+        """Begin an epoch (from 0): order and augmentation are drawn anew; returns what they are drawn from."""
+        n, config = len(self.labels), self.config
+        padding = config.reflect_padding or PADDING
+        generator = epoch_generator(config.seed, epoch)
+        drawn = draw(n, generator, padding, config.cutout)
+        if config.alternate_flips:
+            alternate_flips(drawn, draw(n, epoch_generator(config.seed, 0), padding), epoch)
+        self.drawn.copy_(drawn)
         self.position.zero_()
         self.correct.zero_()
+        return generator
 
     def take(self, size: int) -> tuple[Tensor, Tensor]:
         """The epoch's next images (size, 3, 32, 32), normalised, and labels (size,); ``count`` moves on from them."""
         here = self.position + torch.arange(size, device=self.labels.device)
-        return take_batch(self.images, self.labels, self.drawn[:, here], augment=self.augment)
+        drawn, config = self.drawn[:, here], self.config
+        return take_batch(self.images, self.labels, drawn, augment=config.augment, cutout=config.cutout)
 
     def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Note how a step went, and move on to the next batch."""
-        self.losses.index_copy_(0, self.position // self.batch_size, loss.detach()[None])
+        self.losses.index_copy_(0, self.position // self.config.batch_size, loss.detach()[None])
         self.correct.add_((logits.detach().argmax(1) == labels).sum())
         self.position.add_(len(labels))
 
 
-def prepare(
-    model: nn.Module, config: Config, device: torch.device, steps_per_epoch: int, checkpoint: Path | None
-) -> Loop:
-    """The loop before its first epoch, or where its checkpoint leaves off; the model is moved to the device."""
+def prepare(model: nn.Module, config: Config, images: Tensor, steps_per_epoch: int, checkpoint: Path | None) -> Loop:
+    """The loop before its first epoch, or where its checkpoint leaves off; the model is moved to the images' device."""
+    device = images.device
+    set_whitening(model, normalize(images[:WHITENED]))
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(model, config)
     keep_lr_on(device, optimizer)
     schedule, per_step = make_schedule(optimizer, config, steps_per_epoch)
-    loop = Loop(model, config, device, optimizer, schedule, per_step, checkpoint)
+    average = Average(model, config.average_decay) if config.average_decay else None
+    loop = Loop(model, config, device, optimizer, schedule, per_step, average, checkpoint)
     loop.load()
     if config.keep_path and not loop.snapshots:
         loop.snapshots.append(snapshot(model))
@@ -252,7 +284,7 @@ def recorded(train_step: Callable[[int], None], loop: Loop, *, shown: bool) -> C
 
     A record would repeat what the CPU decides anew at each step: noise, and the momentum under one_cycle.
     """
-    if not loop.per_step and not set_noise(loop.model, torch.Generator()):
+    if loop.config.schedule != "one_cycle" and not set_noise(loop.model, torch.Generator()):
         return replayed(train_step, loop.device)
     if shown and loop.device.type == "cuda":
         print(f"{loop.config.model}: trained without CUDA graphs, because of noise or one_cycle", file=sys.stderr)
@@ -262,9 +294,7 @@ def recorded(train_step: Callable[[int], None], loop: Loop, *, shown: bool) -> C
 def begin_epoch(loop: Loop, batches: Batches) -> None:
     """Draw the epoch's random numbers, and set the model to train."""
     loop.started, loop.lr = time.perf_counter(), float(loop.optimizer.param_groups[0]["lr"])
-    generator = epoch_generator(loop.config.seed, len(loop.history))
-    batches.shuffle(generator)
-    set_noise(loop.model, generator)
+    set_noise(loop.model, batches.shuffle(len(loop.history)))
     loop.model.train()
 
 
@@ -273,7 +303,7 @@ def probe(loop: Loop, step: int, forward: Callable[[], tuple[Tensor, Tensor, Ten
 
     ``forward`` is in float32, because bfloat16 would round away what a short walk changes.
     """
-    makers = {"gradient": along_gradient, "step": step_direction(loop.optimizer)}
+    makers = {"gradient": along_gradient, "step": step_direction(loop.optimizer, loop.model)}
     directions = {str(name): makers[name] for name in loop.config.probe_along}
     alphas = np.linspace(0.5, 4, loop.config.probe_points) * float(loop.optimizer.param_groups[0]["lr"])
     measured = walks(loop.model, lambda: forward()[0], alphas.tolist(), directions)
@@ -285,11 +315,11 @@ def measure(loop: Loop, batches: Batches, data: dict[str, tuple[Tensor, Tensor]]
     synchronize(loop.device)
     seconds, n = time.perf_counter() - loop.started, len(batches.labels)
     (test_images, test_labels), (held_out_images, held_out_labels) = data["test"], data["validation"]
-    loop.logits = predict(loop.model, test_images, precision)
+    loop.logits = predict(loop.result, test_images, precision)
     test_loss, test_accuracy = loss_and_accuracy(loop.logits, test_labels)
     loop.losses.append(batches.losses.cpu().clone())
     if loop.config.keep_path:
-        loop.snapshots.append(snapshot(loop.model))
+        loop.snapshots.append(snapshot(loop.result))
     row = {
         "epoch": len(loop.history) + 1,
         "train_loss": (loop.losses[-1].double() @ torch.tensor(batches.sizes).double()).item() / n,
@@ -301,8 +331,11 @@ def measure(loop: Loop, batches: Batches, data: dict[str, tuple[Tensor, Tensor]]
         "images_per_s": n / seconds,
     }
     if len(held_out_labels):
-        found = loss_and_accuracy(predict(loop.model, held_out_images, precision), held_out_labels)
+        found = loss_and_accuracy(predict(loop.result, held_out_images, precision), held_out_labels)
         row |= dict(zip(("validation_loss", "validation_accuracy"), found, strict=True))
+    if loop.config.tta and row["epoch"] == loop.config.epochs:
+        loop.tta_logits = predict_with_views(loop.result, test_images, precision)
+        row["tta_accuracy"] = loss_and_accuracy(loop.tta_logits, test_labels)[1]
     loop.history.append(row)
     loop.wall += time.perf_counter() - loop.started
 
@@ -313,7 +346,9 @@ def snapshot(model: nn.Module) -> list[Tensor]:
 
 
 def result(loop: Loop) -> Trained:
-    """What a loop that has ended gives beside the weights."""
+    """What a loop that has ended gives beside the weights, which the model gets."""
+    if loop.average:
+        loop.model.load_state_dict(loop.average.model.state_dict())
     return Trained(
         history=pd.DataFrame(loop.history),
         losses=torch.cat(loop.losses).numpy(),
@@ -321,34 +356,8 @@ def result(loop: Loop) -> Trained:
         probes=pd.DataFrame(loop.probes) if loop.config.probe_every else None,
         path=principal_path(loop.snapshots) if loop.config.keep_path else None,
         logits=loop.logits.cpu(),
+        tta_logits=None if loop.tta_logits is None else loop.tta_logits.cpu(),
     )
-
-
-def make_optimizer(model: nn.Module, config: Config) -> Optimizer:
-    """PyTorch's fused SGD, Adam or AdamW over all parameters."""
-    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
-    if config.optimizer == "sgd":
-        return SGD(model.parameters(), momentum=config.momentum, nesterov=config.nesterov, **shared)
-    return {"adam": Adam, "adamw": AdamW}[config.optimizer](model.parameters(), **shared)
-
-
-def keep_lr_on(device: torch.device, optimizer: Optimizer) -> None:
-    """On a GPU the learning rate becomes a tensor there, which a recorded step reads anew each time."""
-    on_gpu = device.type == "cuda"
-    for group in optimizer.param_groups:
-        lr = float(group["lr"])
-        group["lr"] = torch.tensor(lr, device=device) if on_gpu else lr
-        if "capturable" in group:  # Adam's; SGD's step can always be recorded
-            group["capturable"] = on_gpu
-
-
-def make_schedule(optimizer: Optimizer, config: Config, steps_per_epoch: int) -> tuple[LRScheduler | None, bool]:
-    """PyTorch's learning rate schedule (None: constant), and whether it is stepped per batch rather than per epoch."""
-    if config.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=config.epochs), False
-    if config.schedule == "one_cycle":
-        return OneCycleLR(optimizer, config.lr, epochs=config.epochs, steps_per_epoch=steps_per_epoch), True
-    return None, False
 
 
 def split(dataset: Dataset, config: Config) -> dict[str, tuple[Tensor, Tensor]]:

@@ -27,6 +27,11 @@ FORBIDDEN = [
     ("batch_size", 0),
     ("augment", 1),
     ("augment", "true"),
+    ("reflect_padding", -1),
+    ("reflect_padding", 32),
+    ("alternate_flips", 1),
+    ("cutout", -1),
+    ("cutout", 33),
     ("optimizer", "SGD"),
     ("lr", 0),
     ("lr", -0.1),
@@ -39,6 +44,10 @@ FORBIDDEN = [
     ("momentum", 1),
     ("nesterov", "yes"),
     ("weight_decay", -1e-9),
+    ("decay_biases", 0),
+    ("average_decay", -0.1),
+    ("average_decay", 1),
+    ("tta", "yes"),
     ("schedule", None),
     ("schedule", "step"),
     ("label_smoothing", -0.1),
@@ -86,7 +95,7 @@ def test_all_faults_are_named_at_once():
         configure(epochs=0, optimizer="sdg")
     assert str(refused.value).count("; ") == 1
     assert "epochs: " in str(refused.value)
-    assert "optimizer: input should be 'sgd', 'adam' or 'adamw', but it is 'sdg'" in str(refused.value)
+    assert "optimizer: input should be 'sgd', 'adam', 'adamw' or 'muon', but it is 'sdg'" in str(refused.value)
 
 
 def test_a_model_that_does_not_exist_is_answered_with_those_that_do():
@@ -109,6 +118,32 @@ def test_nesterov_needs_momentum(values):
     with pytest.raises(ConfigError, match="nesterov needs"):
         configure(nesterov=True, **values)
     assert configure(nesterov=True).nesterov
+
+
+@pytest.mark.parametrize("values", [{"reflect_padding": 2}, {"alternate_flips": True}, {"cutout": 8}])
+def test_what_changes_the_augmentation_needs_it(values):
+    (name,) = values
+    with pytest.raises(ConfigError, match=f"^{name} needs augment$"):
+        configure(**values)
+    assert configure(augment=True, **values).asked()[name]
+
+
+@pytest.mark.parametrize("model", ["simple_cnn", "resnet6", "vgg_a_bn"])
+def test_muon_needs_the_network_that_its_rates_are_for(model):
+    with pytest.raises(ConfigError, match=r"^optimizer muon needs model fast_cnn"):
+        configure(model=model, optimizer="muon")
+    assert configure(model="fast_cnn", optimizer="muon").optimizer == "muon"
+
+
+def test_a_decay_that_leaves_out_biases_is_one():
+    with pytest.raises(ConfigError, match=r"^decay_biases false needs a weight_decay"):
+        configure(decay_biases=False)
+    assert not configure(decay_biases=False, weight_decay=1e-3).decay_biases
+
+
+def test_new_fields_leave_finished_runs_their_names():
+    """What is asked for, and so the name of a run, holds none of those that are at their defaults."""
+    assert configure(lr=0.1, augment=True).asked() == {"model": "simple_cnn", "lr": 0.1, "augment": True}
 
 
 @pytest.mark.parametrize(("text", "number"), [("1e-3", 0.001), ("1.E-3", 0.001), ("+5e4", 5e4), ("-2e0", -2.0)])

@@ -20,6 +20,7 @@ from torchvision.datasets import CIFAR10
 from cifarnb import data
 from cifarnb.data import (
     DataError,
+    alternate_flips,
     channel_statistics,
     draw,
     epoch_generator,
@@ -576,6 +577,39 @@ def test_padding_is_that_of_torchvision(tiny_dataset):
     images = tiny_dataset.test_images
     expected = TF.pad(images.permute(0, 3, 1, 2), [4]).permute(0, 2, 3, 1)
     assert torch.equal(pad(images), expected)
+
+
+@pytest.mark.parametrize("border", [1, 2, 31])
+def test_a_mirrored_edge_is_that_of_torchvision(tiny_dataset, border):
+    images = tiny_dataset.test_images[:4]
+    expected = TF.pad(images.permute(0, 3, 1, 2).float(), [border], padding_mode="reflect").permute(0, 2, 3, 1)
+    assert torch.equal(pad(images, border).float(), expected)
+
+
+@pytest.mark.parametrize(("reflect", "cutout"), [(2, 0), (0, 8), (3, 32), (0, 1)])
+def test_augmented_batches_are_those_of_a_slow_loop(reflect, cutout, tiny_dataset):
+    images, labels = tiny_dataset.test_images, tiny_dataset.test_labels
+    drawn = draw(len(images), epoch_generator(5, 2), reflect or 4, cutout)
+    x, y = take_batch(pad(images, reflect), labels, drawn, augment=True, cutout=cutout)
+    ((slow_x, slow_y),) = slow.epoch_batches(images, labels, 64, epoch_generator(5, 2), True, reflect, cutout)
+    torch.testing.assert_close(x, slow_x)
+    assert torch.equal(y, slow_y)
+
+
+def test_flips_alternate_from_epoch_to_epoch_image_by_image():
+    n, flips = 300, []
+    for epoch in range(4):
+        drawn = draw(n, epoch_generator(7, epoch))
+        alternate_flips(drawn, draw(n, epoch_generator(7, 0)), epoch)
+        other = draw(n, epoch_generator(7, epoch))
+        assert torch.equal(drawn[:3], other[:3])
+        flips.append(drawn[3][drawn[0].argsort()])  # by image
+        if epoch == 0:
+            assert torch.equal(drawn, other)
+    assert torch.equal(flips[0], flips[2])
+    assert torch.equal(flips[1], flips[3])
+    assert torch.equal(flips[0], 1 - flips[1])
+    assert 0.4 < flips[0].float().mean() < 0.6
 
 
 def batches(images, labels, batch_size, generator, augment):

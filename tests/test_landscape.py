@@ -159,7 +159,7 @@ def test_the_steps_own_direction_is_that_of_the_step(quadratic, kind):
         step()
     before = [p.detach().clone() for p in quadratic.parameters()]
     gradient = torch.autograd.grad(quadratic(), list(quadratic.parameters()))
-    direction = step_direction(optimizer)(gradient)
+    direction = step_direction(optimizer, quadratic)(gradient)
     assert all(torch.equal(p, old) for p, old in zip(quadratic.parameters(), before, strict=True))
     step()
     for p, old, d in zip(quadratic.parameters(), before, direction, strict=True):

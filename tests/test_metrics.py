@@ -1,11 +1,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision.transforms.functional as TF
 from torch import nn
 
 from cifarnb import metrics
 from cifarnb.data import normalize
-from cifarnb.metrics import loss_and_accuracy, predict
+from cifarnb.metrics import loss_and_accuracy, predict, predict_with_views
 from cifarnb.models import build_model
 
 
@@ -70,3 +71,17 @@ def test_bfloat16_computes_coarsely_and_returns_float32(model, tiny_dataset):
     assert coarse.dtype == torch.float32
     assert not torch.equal(fine, coarse)
     torch.testing.assert_close(fine, coarse, rtol=0.1, atol=0.05)
+
+
+def test_test_time_augmentation_is_the_weighted_mean_of_six_views(model, tiny_dataset):
+    """Image by image, with torchvision's transforms."""
+    images = tiny_dataset.test_images[:20]
+    found = predict_with_views(model, images, "float32")
+    for image, logits in zip(images, found, strict=True):
+        edged = TF.pad(image.permute(2, 0, 1).float(), [1], padding_mode="reflect").byte()
+        expected = torch.zeros(1, 10)
+        for top, left, share in ((1, 1, 1 / 4), (0, 0, 1 / 8), (2, 2, 1 / 8)):
+            view = TF.crop(edged, top, left, 32, 32)
+            for seen in (view, TF.hflip(view)):
+                expected += share * one_at_a_time(model, seen.permute(1, 2, 0)[None])
+        torch.testing.assert_close(logits[None], expected, rtol=1e-4, atol=1e-5)

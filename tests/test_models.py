@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ PARAMETERS = {  # the write-up's; its noisy and skipless variants by hand
     "simple_cnn": 62_006, "resnet6": 692_122, "resnet9": 1_080_090, "vgg_a": 9_750_922, "vgg_a_bn": 9_756_426,
     "vgg_a_noisy_bn": 9_756_426,
     "resnet9_no_skip": 1_080_090 - (16 * 32 + 32 * 64 + 64 * 128) - 2 * (32 + 64 + 128),
+    # The published network's: whitening's biases, convolutions without, a bias of each batch norm, the head.
+    "fast_cnn": 24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * (64 + 256 + 256) + 2560,
 }  # fmt: skip
 VGG_SHAPES = [
     *[(64, 32, 32), (64, 16, 16), (128, 16, 16), (128, 8, 8), (256, 8, 8), (256, 8, 8), (256, 4, 4)],
@@ -32,6 +35,10 @@ SHAPES = {  # of the write-up's tables
     "vgg_a": VGG_SHAPES,
     "vgg_a_bn": VGG_SHAPES,
     "vgg_a_noisy_bn": VGG_SHAPES,
+    "fast_cnn": [
+        *[(24, 31, 31), (64, 31, 31), (64, 15, 15), (64, 15, 15), (256, 15, 15), (256, 7, 7), (256, 7, 7)],
+        *[(256, 7, 7), (256, 3, 3), (256, 3, 3), (256, 1, 1), (256,), (10,)],
+    ],
 }
 SHAPES["resnet9_no_skip"] = SHAPES["resnet9"]
 
@@ -43,7 +50,7 @@ def networks():
 
 def test_the_networks_and_their_labels():
     assert [*MODELS] == [*models.LABELS] == [*PARAMETERS]
-    assert len(set(models.LABELS.values())) == 7
+    assert len(set(models.LABELS.values())) == 8
     with pytest.raises(KeyError):
         build_model("resnet18")
 
@@ -69,6 +76,7 @@ NARROW_LINEAR = (128 + 1) * 128 * 2 + (128 + 1) * 10
             (75 + 1) * 12 + (12 * 25 + 1) * 32 + (32 * 25 + 1) * 120 + (120 + 1) * 84 + (84 + 1) * 10,
         ),
         # One channel everywhere: stem and its batch norm; blocks with a projection and one without; the last layer.
+        ("fast_cnn", 0.001, 24 + 9 * (24 + 5) + 2 * 3 + 10),
         ("resnet6", 0.001, 27 + 2 + 3 * (2 * (9 + 2) + (1 + 2) + 2 * (9 + 2)) + 20),
     ],
 )
@@ -142,6 +150,9 @@ def test_the_table_names_the_layers_as_the_write_up_does(networks):
         "Linear(120→84) + ReLU",
         "Linear(84→10)",
     ]
+    first, _, pool, *_ = (layer.name for layer in list_layers(networks["fast_cnn"]))
+    assert first == "Conv2d(3→24, 2×2, whitening) + GELU"
+    assert pool == "MaxPool2d(2) + QuickBatchNorm2d + GELU"
     stem, first, second, *_ = (layer.name for layer in list_layers(networks["resnet6"]))
     assert stem == "Conv2d(3→16, 3×3, padding 1) + BatchNorm2d + ReLU"
     assert first == "BasicBlock(16→32, stride 2, downsample)"
@@ -333,3 +344,76 @@ def test_noise_is_drawn_from_the_given_generator_alone():
     assert not torch.equal(outputs[1], model(x))
     assert torch.equal(state, torch.get_rng_state())
     assert not models.set_noise(build_model("vgg_a_bn"), torch.Generator())
+
+
+@pytest.fixture
+def correlated():
+    """Images of which neighbouring pixels and colours are alike."""
+    noise = torch.randn(300, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    grey = F.avg_pool2d(noise, 3, stride=1, padding=1).mean(1, keepdim=True)
+    return 0.2 * noise + grey
+
+
+def test_whitened_patches_are_uncorrelated_and_of_one_variance(correlated):
+    model = build_model("fast_cnn")
+    models.set_whitening(model, correlated)
+    layer = model.features[0]
+    with torch.no_grad():
+        out = layer(correlated).double().transpose(0, 1).flatten(1)  # (24, patches)
+    torch.testing.assert_close(out[:12] @ out[:12].T / out.shape[1], torch.eye(12).double(), rtol=0, atol=0.02)
+    torch.testing.assert_close(out[12:], -out[:12])
+    assert not layer.weight.requires_grad
+    assert layer.bias.requires_grad
+    again = build_model("fast_cnn", seed=5)
+    models.set_whitening(again, correlated.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(again.features[0].weight, layer.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_whitening_is_that_of_plain_patches_with_a_fixed_sign(correlated):
+    images = correlated[:5]
+    model = build_model("fast_cnn", width=0.1)
+    models.set_whitening(model, images)
+    patches = [images[n, :, y : y + 2, x : x + 2].flatten().double().numpy() for n in range(5) for y in range(31)
+               for x in range(31)]  # fmt: skip
+    covariance = sum(np.outer(p, p) for p in patches) / len(patches)
+    variances, directions = np.linalg.eigh(covariance)
+    for filter_, variance, direction in zip(model.features[0].weight[:12], variances, directions.T, strict=True):
+        direction = direction * np.sign(direction[np.abs(direction).argmax()])
+        expected = direction / np.sqrt(variance + 5e-4 * np.trace(covariance) / 12)
+        np.testing.assert_allclose(filter_.detach().flatten(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_other_networks_have_nothing_to_whiten(correlated):
+    model = build_model("resnet6")
+    models.set_whitening(model, correlated)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), build_model("resnet6").parameters(), strict=True))
+
+
+@pytest.mark.parametrize("width", [1, 0.25, 0.05])
+def test_the_first_filters_of_the_fast_network_begin_as_the_identity(width):
+    _, *convolutions = [m for m in build_model("fast_cnn", width=width).modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 6
+    for convolution in convolutions:
+        x = torch.randn(2, convolution.in_channels, 8, 8)
+        same = min(convolution.in_channels, convolution.out_channels)
+        torch.testing.assert_close(convolution(x)[:, :same], x[:, :same])
+        assert convolution.weight[same:].abs().sum() > 0 or same == convolution.out_channels
+        assert convolution.bias is None
+
+
+def test_biases_of_the_fast_network_count_eight_times_and_its_outputs_a_ninth():
+    model = build_model("fast_cnn", width=0.1).eval()
+    whitening, head = model.features[0], model.head[-1]
+    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    x = torch.randn(2, norm.num_features, 4, 4)
+    with torch.no_grad():
+        norm.bias.fill_(0.5)
+        whitening.bias.fill_(0.25)
+        images = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(whitening(images), F.conv2d(images, whitening.weight) + 2)
+        torch.testing.assert_close(norm(x), x + 4)
+        features = torch.randn(2, head.in_features)
+        torch.testing.assert_close(head(features), F.linear(features, head.weight) / 9)
+    norm.train()(x)
+    torch.testing.assert_close(norm.running_mean, 0.4 * x.mean((0, 2, 3)))
+    assert not norm.weight.requires_grad

@@ -56,6 +56,19 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     assert np.load(tmp_path / "r" / "logits.npy").tolist()[0] == [0, 2.5, 1]
 
 
+def test_what_test_time_augmentation_gives_stands_beside_the_rest(tmp_path):
+    plain = save(tmp_path / "plain")
+    assert plain.tta_accuracy is None
+    history = plain.history.assign(tta_accuracy=[float("nan"), float("nan"), 0.25])
+    run = save(tmp_path / "r", history=history, tta_logits=torch.tensor([[0.0, 0.1, 0.2], [1.0, 0.0, 0.0]]))
+    assert (run.tta_accuracy, run.final_accuracy) == (0.25, 0.2)
+    assert run.predictions(tta=True).dtype == np.uint8
+    assert (run.predictions(tta=True).tolist(), run.predictions().tolist()) == ([2, 0], [1, 0])
+    assert run.path / "tta_predictions.npy" in runs.records(run)
+    with pytest.raises(RunError, match=r"tta_predictions\.npy"):
+        plain.predictions(tta=True)
+
+
 def test_the_path_of_the_weights_is_kept(tmp_path):
     directions = [[torch.arange(6.0).reshape(2, 3) + i, torch.ones(4) * i] for i in range(2)]
     kept = runs.WeightsPath(np.array([[1.0, 2.0], [0.5, 1 / 3], [0.0, 0.0]]), (0.75, 0.2), directions)

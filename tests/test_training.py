@@ -1,4 +1,5 @@
 import ast
+import math
 import os
 import warnings
 from collections import Counter
@@ -16,8 +17,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from cifarnb import data, training
 from cifarnb.config import Config, ConfigError
 from cifarnb.data import load, normalize
-from cifarnb.metrics import loss_and_accuracy, predict
-from cifarnb.models import build_model
+from cifarnb.metrics import loss_and_accuracy, predict, predict_with_views
+from cifarnb.models import build_model, set_whitening
 from cifarnb.report import sections
 from cifarnb.training import fit, make_optimizer, make_schedule, split
 
@@ -26,14 +27,20 @@ RECIPES = {
     "nesterov": {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3},
     "adam": {"optimizer": "adam", "lr": 1e-3, "schedule": "cosine", "augment": True},
     "adamw": {"optimizer": "adamw", "lr": 1e-3, "schedule": "one_cycle", "weight_decay": 0.1, "label_smoothing": 0.1},
-}
+    "well": {"optimizer": "sgd", "lr": 0.02, "nesterov": True, "schedule": "triangle", "weight_decay": 5e-2,
+             "decay_biases": False, "label_smoothing": 0.1, "average_decay": 0.8, "augment": True,
+             "alternate_flips": True, "cutout": 9},
+    "muon": {"optimizer": "muon", "lr": 0.1, "momentum": 0.6, "schedule": "linear", "weight_decay": 5e-2,
+             "label_smoothing": 0.2, "augment": True, "reflect_padding": 2, "alternate_flips": True},
+}  # fmt: skip
+FAST = {"model": "fast_cnn", "width": 0.125}
 
 
 def configure(**changes):
     return Config(**({"model": "simple_cnn", "epochs": 2, "batch_size": 100, "precision": "float32"} | changes))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "muon"])
 @pytest.mark.parametrize("model", ["simple_cnn", "resnet6"])
 def test_losses_are_those_of_a_slow_plain_loop(tiny_dataset, recipe, model):
     config = configure(model=model, **RECIPES[recipe])
@@ -54,7 +61,8 @@ def fifty_losses(dataset, config):
 @pytest.mark.parametrize(
     ("model", "width", "recipe"),
     [
-        *[("simple_cnn", 1, recipe) for recipe in RECIPES],
+        *[("simple_cnn", 1, recipe) for recipe in RECIPES if recipe != "muon"],
+        *[("resnet6", 0.25, "well"), ("fast_cnn", 0.125, "well"), ("fast_cnn", 0.125, "muon")],
         *[("resnet6", 0.25, "adam"), ("vgg_a_bn", 0.125, "nesterov"), ("vgg_a_bn", 0.125, "adamw")],
     ],
 )
@@ -77,8 +85,8 @@ def flip_an_image(drawn):
 
 @pytest.mark.parametrize("change", [swap_two_images, shift_a_crop, flip_an_image])
 def test_one_image_that_is_drawn_otherwise_would_be_seen(tiny_dataset, monkeypatch, change):
-    def draw(n, generator):
-        drawn = data.draw(n, generator)
+    def draw(n, generator, *given):
+        drawn = data.draw(n, generator, *given)
         change(drawn)
         return drawn
 
@@ -86,6 +94,88 @@ def test_one_image_that_is_drawn_otherwise_would_be_seen(tiny_dataset, monkeypat
     found, expected = fifty_losses(tiny_dataset, configure())
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change", [{"alternate_flips": False}, {"cutout": 8}, {"decay_biases": True}, {"schedule": "linear"},
+               {"reflect_padding": 4}]
+)  # fmt: skip
+def test_another_recipe_would_be_seen(tiny_dataset, change):
+    config = configure(**RECIPES["well"]).replace(batch_size=10, epochs=2, train_size=50)
+    found = fit(slow.InFloat64(config), tiny_dataset, config.replace(**change)).losses
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(found, slow.train(config, tiny_dataset, slow.InFloat64(config))[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("model", "rtol"), [("simple_cnn", 1e-5), ("vgg_a_bn", 1e-4)])
+def test_what_is_tested_and_kept_is_the_average_of_the_weights(tiny_dataset, model, rtol):
+    """With batch norm's statistics; and the training itself is that without."""
+    config = configure(model=model, epochs=2, batch_size=32, train_size=100, width=0.125, lr=0.02, average_decay=0.7)
+    averaged, plain = (slow.InFloat64(config) for _ in range(2))
+    found = fit(averaged, tiny_dataset, config)
+    assert np.array_equal(found.losses, fit(plain, tiny_dataset, config.replace(average_decay=0)).losses)
+    _, expected = slow.train(config, tiny_dataset, slow.InFloat64(config))
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(averaged.state_dict()[name], tensor, rtol=rtol, atol=1e-7)
+        moves = tensor.is_floating_point()
+        assert torch.equal(tensor, plain.state_dict()[name]) is not moves, name
+    logits = predict(averaged, tiny_dataset.test_images, "float32")
+    assert torch.equal(logits, found.logits)
+    assert found.history.test_loss.iloc[-1] == loss_and_accuracy(logits, tiny_dataset.test_labels)[0]
+
+
+def test_a_path_is_that_of_the_average(tiny_dataset):
+    model = build_model("simple_cnn")
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    config = configure(epochs=3, lr=0.05, average_decay=0.9, keep_path=True)
+    path = fit(model, tiny_dataset, config).path
+    moved = before - torch.cat([p.detach().flatten() for p in model.parameters()])
+    along = [moved @ torch.cat([part.flatten() for part in direction]) for direction in path.directions]
+    np.testing.assert_allclose(path.coordinates[0], along, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("model", "recipe"), [("resnet6", "well"), ("fast_cnn", "muon"), ("resnet6", "adamw")])
+def test_from_a_checkpoint_in_the_middle_the_rest_is_the_same_bit_for_bit(
+    tiny_dataset, tmp_path, monkeypatch, model, recipe, precision
+):
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", float("inf"))
+    shape = {"model": model, "width": 0.125, "epochs": 4, "train_size": 48, "batch_size": 32, "precision": precision}
+    config = configure(**shape, **RECIPES[recipe], tta=True)
+    whole, begun, resumed = (build_model(model, 0, 0.125) for _ in range(3))
+    expected = fit(whole, tiny_dataset, config)
+    fit(begun, tiny_dataset, config, tmp_path / "checkpoint.pt", stop_after=1)
+    fit(begun, tiny_dataset, config, tmp_path / "checkpoint.pt", stop_after=3)
+    found = fit(resumed, tiny_dataset, config, tmp_path / "checkpoint.pt")
+    timeless = [trained.history.drop(columns=["seconds", "images_per_s"]) for trained in (found, expected)]
+    assert timeless[0].equals(timeless[1])
+    assert np.array_equal(found.losses, expected.losses)
+    assert torch.equal(found.logits, expected.logits)
+    assert torch.equal(found.tta_logits, expected.tta_logits)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_test_time_augmentation_stands_beside_the_plain_accuracy(tiny_dataset):
+    config = configure(lr=0.02)
+    plain = fit(build_model("simple_cnn"), tiny_dataset, config)
+    found = fit(model := build_model("simple_cnn"), tiny_dataset, config.replace(tta=True))
+    assert plain.tta_logits is None
+    assert "tta_accuracy" not in plain.history
+    assert found.history.test_accuracy.equals(plain.history.test_accuracy)
+    assert torch.equal(found.logits, plain.logits)
+    torch.testing.assert_close(found.tta_logits, predict_with_views(model, tiny_dataset.test_images, "float32"))
+    before, last = found.history.tta_accuracy
+    assert math.isnan(before)
+    assert last == (found.tta_logits.argmax(1) == tiny_dataset.test_labels).sum().item() / 64
+
+
+def test_a_network_with_whitening_takes_it_from_the_images_that_it_trains_on(tiny_dataset):
+    config = configure(**FAST, epochs=1, train_size=64, validation_size=32)
+    fit(model := build_model("fast_cnn", 0, 0.125), tiny_dataset, config)
+    expected = build_model("fast_cnn", 0, 0.125)
+    set_whitening(expected, normalize(tiny_dataset.train_images[:32]))
+    assert torch.equal(model.features[0].weight, expected.features[0].weight)
 
 
 @pytest.mark.parametrize("changes", [{"schedule": "cosine"}, {"schedule": "one_cycle"}, {"lr": 1.001e-3}, {"seed": 1}])
@@ -291,7 +381,8 @@ def recording(monkeypatch):
         def call(size):
             calls[size] += 1
             if size in graphs:
-                graphs[size](torch.zeros(1))
+                with torch.no_grad():  # the trace holds the backward pass
+                    graphs[size](torch.zeros(1))
             elif calls[size] <= 2:
                 function(size)
             else:
@@ -308,12 +399,25 @@ def recording(monkeypatch):
     return traces
 
 
-@pytest.mark.parametrize("recipe", ["sgd", "nesterov", "adam"])
+@pytest.mark.parametrize("recipe", ["sgd", "nesterov", "adam", "well"])
 def test_a_recorded_step_computes_the_same(tiny_dataset, recording, recipe):
     shape = {"model": "resnet6", "epochs": 4, "train_size": 80, "batch_size": 32}
     config = configure(**shape, **RECIPES[recipe]).replace(lr=1e-3, augment=True)
-    _, losses, *_ = fit(build_model("resnet6", 0), tiny_dataset, config)
+    model = build_model("resnet6", 0)
+    _, losses, *_ = fit(model, tiny_dataset, config)
     assert len(recording) == 2  # a whole batch, and the smaller one at the end
+    expected, plain = slow.train(config, tiny_dataset)
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+    if config.average_decay:
+        for name, tensor in plain.state_dict().items():
+            torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-2, atol=1e-3)
+
+
+def test_a_recorded_step_of_muon_computes_the_same_and_never_waits_for_the_device(tiny_dataset, recording):
+    config = configure(**FAST, **RECIPES["muon"]).replace(epochs=4, train_size=80, batch_size=32, average_decay=0.9)
+    _, losses, *_ = fit(build_model("fast_cnn", 0, 0.125), tiny_dataset, config)
+    assert len(recording) == 2
+    assert not kernels_of(recording[0]) & WAITING
     np.testing.assert_allclose(losses, slow.train(config, tiny_dataset)[0], rtol=1e-3)
 
 
@@ -325,20 +429,37 @@ def test_a_recorded_step_follows_the_learning_rate(tiny_dataset, recording, monk
     assert not np.allclose(losses, slow.train(config, tiny_dataset)[0], rtol=1e-4)
 
 
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "item"}
+
+
+def kernels_of(trace):
+    return {str(node.target).removeprefix("aten.").split(".")[0] for node in trace.nodes}
+
+
 def test_the_step_never_waits_for_the_device(tiny_dataset, recording):
     """No kernel of it brings a value to the CPU, or makes a tensor whose size only the device knows."""
-    config = configure(model="vgg_a_bn", epochs=3, train_size=32, batch_size=16, augment=True)
+    config = configure(model="vgg_a_bn", epochs=3, train_size=32, batch_size=16, **RECIPES["well"])
     fit(build_model("vgg_a_bn", 0), tiny_dataset, config)
-    kernels = {str(node.target).removeprefix("aten.").split(".")[0] for node in recording[0].nodes}
+    kernels = kernels_of(recording[0])
     assert {"convolution", "native_batch_norm", "_fused_sgd_"} <= kernels
-    assert not kernels & {"_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "item"}
+    assert not kernels & WAITING
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(("precision", "rtol"), [("float32", 1e-3), ("bfloat16", 0.05)])
-@pytest.mark.parametrize("model", ["simple_cnn", "resnet6", "vgg_a_bn"])
-def test_cuda_graphs_give_the_losses_of_the_slow_plain_loop(tiny_dataset, model, precision, rtol):
-    config = configure(model=model, epochs=4, batch_size=50, lr=1e-3, augment=True, schedule="cosine")
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [
+        *[
+            (model, {"lr": 1e-3, "augment": True, "schedule": "cosine"})
+            for model in ("simple_cnn", "resnet6", "vgg_a_bn")
+        ],
+        ("resnet6", RECIPES["well"]),
+        ("fast_cnn", RECIPES["muon"]),
+    ],
+)
+def test_cuda_graphs_give_the_losses_of_the_slow_plain_loop(tiny_dataset, model, recipe, precision, rtol):
+    config = configure(model=model, epochs=4, batch_size=50, **recipe)
     config = config.replace(device="cuda", precision=precision)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # so a graph that cannot be recorded fails the test
@@ -350,7 +471,8 @@ def test_schedules_are_stepped_as_documented():
     optimizer = make_optimizer(build_model("simple_cnn"), configure())
     assert make_schedule(optimizer, configure(), 3) == (None, False)
     assert make_schedule(optimizer, configure(schedule="cosine"), 3)[1] is False
-    assert make_schedule(optimizer, configure(schedule="one_cycle"), 3)[1] is True
+    for schedule in ("one_cycle", "triangle", "linear"):
+        assert make_schedule(optimizer, configure(schedule=schedule), 3)[1] is True
 
 
 @pytest.mark.skipif("CIFARNB_DATA" not in os.environ, reason="no real CIFAR-10 at hand: CIFARNB_DATA is not set")

@@ -9,6 +9,7 @@ import torchinfo
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cifarnb.models.fast import FastCNN, Whitening2d
 from cifarnb.models.lenet import SimpleCNN
 from cifarnb.models.resnet import BasicBlock, ResNet
 from cifarnb.models.vgg import VGG, NoisyBatchNorm2d
@@ -21,6 +22,7 @@ MODELS: dict[str, Callable[[float], nn.Module]] = {  # each takes its width, a f
     "vgg_a_bn": lambda width: VGG(nn.BatchNorm2d, width),
     "vgg_a_noisy_bn": lambda width: VGG(NoisyBatchNorm2d, width),
     "resnet9_no_skip": lambda width: ResNet(blocks=(3, 3, 3), width=width, skip=False),
+    "fast_cnn": FastCNN,
 }
 
 LABELS = {  # what a reader is shown
@@ -31,6 +33,7 @@ LABELS = {  # what a reader is shown
     "vgg_a_bn": "VGG-A + BN",
     "vgg_a_noisy_bn": "VGG-A + noisy BN",
     "resnet9_no_skip": "9 blocks, no skip",
+    "fast_cnn": "Fast CNN",
 }
 
 _SEEDING = threading.Lock()  # PyTorch's initialisation draws from the global random state, which threads share
@@ -59,6 +62,13 @@ def set_noise(model: nn.Module, generator: torch.Generator) -> bool:
     for module in noisy:
         module.generator = generator
     return bool(noisy)
+
+
+def set_whitening(model: nn.Module, images: Tensor) -> None:
+    """Let the network's whitening layers, if it has any, take their filters from images (N, 3, 32, 32)."""
+    for module in model.modules():
+        if isinstance(module, Whitening2d):
+            module.fit(images)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -98,7 +108,7 @@ def list_layers(model: nn.Module) -> list[Layer]:
         if inside < 0 and not info.is_leaf_layer:
             continue
         shape, parameters = tuple(info.output_size[1:]), count_parameters(info.module)
-        if isinstance(info.module, nn.BatchNorm2d | nn.ReLU):
+        if isinstance(info.module, nn.BatchNorm2d | nn.ReLU | nn.GELU):
             last = layers.pop()
             layers.append(Layer(f"{last.name} + {info.class_name}", shape, last.parameters + parameters))
         else:
@@ -111,6 +121,7 @@ def _describe(module: nn.Module) -> str:
         case nn.Conv2d():
             extras = [f"stride {module.stride[0]}"] if module.stride[0] > 1 else []
             extras += [f"padding {module.padding[0]}"] if module.padding[0] else []
+            extras += ["whitening"] if isinstance(module, Whitening2d) else []
             size = "×".join(map(str, module.kernel_size))
             return f"Conv2d({', '.join([f'{module.in_channels}→{module.out_channels}', size, *extras])})"
         case nn.Linear():

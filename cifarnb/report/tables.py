@@ -194,15 +194,35 @@ def medians_over_steps(runs: Sequence[Run], since: Mapping[int, int | None], mea
 
     ``since`` is that of ``cifarnb.runs.learn_together``; runs with a seed for which it has None are left out.
     """
+    return _of_each(median_over_steps, runs, since, measure)
+
+
+def swings_over_steps(runs: Sequence[Run], since: Mapping[int, int | None], measure: str) -> list[float]:
+    """The same for how far the measure goes up and down: its 90th percentile over those steps, divided by the 10th."""
+
+    def swing(run: Run, measure: str, first: int) -> float:
+        values = _finite_over_steps(run, measure, first)
+        return float(values.quantile(0.9) / values.quantile(0.1))
+
+    return _of_each(swing, runs, since, measure)
+
+
+def _of_each(
+    statistic: Callable[[Run, str, int], float], runs: Sequence[Run], since: Mapping[int, int | None], measure: str
+) -> list[float]:
     compared = [(run, since[run.config.seed]) for run in runs]
-    return [median_over_steps(run, measure, first) for run, first in compared if first is not None]
+    return [statistic(run, measure, first) for run, first in compared if first is not None]
 
 
 def median_over_steps(run: Run, measure: str, since: int = 0) -> float:
     """The median of a measure (a key of MEASURES) over the steps from ``since`` on at which it is finite; or NaN."""
+    return float(_finite_over_steps(run, measure, since).median())
+
+
+def _finite_over_steps(run: Run, measure: str, since: int) -> pd.Series:
     assert run.probes is not None
     values = MEASURES[measure](run.probes[run.probes["step"] >= since])
-    return float(values[np.isfinite(values)].median())
+    return values[np.isfinite(values)]
 
 
 def over_seeds(values: Sequence[float], describe: Callable[[Sequence[float]], str]) -> str:

@@ -154,26 +154,40 @@ def record_fault(run: Run, dataset: Dataset) -> str:
     if not np.allclose(means, history["train_loss"], rtol=1e-6, equal_nan=True):
         epoch = 1 + int(np.argmin(np.isclose(means, history["train_loss"], rtol=1e-6, equal_nan=True)))
         return f"train_loss of epoch {epoch} is not the mean of losses.npy"
-    try:
-        predictions = run.predictions()
-    except RunError as error:
-        return f"predictions.npy cannot be read: {_one_line(error)}"
-    if predictions.shape != labels.shape:
-        return f"predictions.npy has shape {predictions.shape}, not {labels.shape}"
-    if not math.isclose((predictions == labels).mean(), run.final_accuracy):
-        return f"test_accuracy {run.final_accuracy:.4f} is not that of predictions.npy"
-    for file in sorted(run.path.glob("insight-*.npz")):
+    if config.tta and run.tta_accuracy is None and len(history) == config.epochs:
+        return "history.json has no tta_accuracy"
+    stated = {"test_accuracy": run.final_accuracy, "tta_accuracy": run.tta_accuracy}
+    for (column, accuracy), file in zip(stated.items(), ("predictions.npy", "tta_predictions.npy"), strict=True):
+        if accuracy is None:
+            continue
         try:
-            seen = read_insight(file)["logits"][: len(predictions)].argmax(1)
-        except (RunError, KeyError) as error:
-            return f"{file.name} cannot be read: {_one_line(error)}"
-        other = int((seen != predictions[: len(seen)]).sum())
-        expected = PREDICTIONS_TOLERANCE * len(seen)
-        if other > expected + 3 * math.sqrt(expected):  # of 100 images three more than 1.5 are chance
-            return f"{file.name} predicts otherwise than predictions.npy for {other} of {len(seen):,} images"
+            predictions = run.predictions(tta=file.startswith("tta"))
+        except RunError as error:
+            return f"{file} cannot be read: {_one_line(error)}"
+        if predictions.shape != labels.shape:
+            return f"{file} has shape {predictions.shape}, not {labels.shape}"
+        if not math.isclose((predictions == labels).mean(), accuracy):
+            return f"{column} {accuracy:.4f} is not that of {file}"
+    if fault := _insight_fault(run):
+        return fault
     made = run.provenance
     if (data_identity(made), made["train_images"], made["test_images"]) != (dataset.identity, images, len(labels)):
         return "provenance.json names other data"
+    return ""
+
+
+def _insight_fault(run: Run) -> str:
+    """What in the insights that are kept beside a run contradicts its predictions; nothing if nothing does."""
+    recorded = run.predictions()
+    for file in sorted(run.path.glob("insight-*.npz")):
+        try:
+            seen = read_insight(file)["logits"][: len(recorded)].argmax(1)
+        except (RunError, KeyError) as error:
+            return f"{file.name} cannot be read: {_one_line(error)}"
+        other = int((seen != recorded[: len(seen)]).sum())
+        expected = PREDICTIONS_TOLERANCE * len(seen)
+        if other > expected + 3 * math.sqrt(expected):  # of 100 images three more than 1.5 are chance
+            return f"{file.name} predicts otherwise than predictions.npy for {other} of {len(seen):,} images"
     return ""
 
 
