@@ -168,19 +168,26 @@ def record_fault(run: Run, dataset: Dataset) -> str:
             return f"{file} has shape {predictions.shape}, not {labels.shape}"
         if not math.isclose((predictions == labels).mean(), accuracy):
             return f"{column} {accuracy:.4f} is not that of {file}"
-    predictions = run.predictions()
-    for kept in sorted(run.path.glob("insight-*.npz")):
-        try:
-            seen = read_insight(kept)["logits"][: len(predictions)].argmax(1)
-        except (RunError, KeyError) as error:
-            return f"{kept.name} cannot be read: {_one_line(error)}"
-        other = int((seen != predictions[: len(seen)]).sum())
-        expected = PREDICTIONS_TOLERANCE * len(seen)
-        if other > expected + 3 * math.sqrt(expected):  # of 100 images three more than 1.5 are chance
-            return f"{kept.name} predicts otherwise than predictions.npy for {other} of {len(seen):,} images"
+    if fault := _insight_fault(run):
+        return fault
     made = run.provenance
     if (data_identity(made), made["train_images"], made["test_images"]) != (dataset.identity, images, len(labels)):
         return "provenance.json names other data"
+    return ""
+
+
+def _insight_fault(run: Run) -> str:
+    """What in the insights that are kept beside a run contradicts its predictions; nothing if nothing does."""
+    recorded = run.predictions()
+    for file in sorted(run.path.glob("insight-*.npz")):
+        try:
+            seen = read_insight(file)["logits"][: len(recorded)].argmax(1)
+        except (RunError, KeyError) as error:
+            return f"{file.name} cannot be read: {_one_line(error)}"
+        other = int((seen != recorded[: len(seen)]).sum())
+        expected = PREDICTIONS_TOLERANCE * len(seen)
+        if other > expected + 3 * math.sqrt(expected):  # of 100 images three more than 1.5 are chance
+            return f"{file.name} predicts otherwise than predictions.npy for {other} of {len(seen):,} images"
     return ""
 
 
