@@ -28,7 +28,7 @@ LAYERS = [
     "models report.style report.page",
     "config data",
     "metrics runs progress optimizers",
-    "landscape report.claims",
+    "landscape report.claims report.recipes",
     "training report.figures report.tables",
     "experiment report.sections report.front report.display",
     "report.summary report.execution report.placing bench",
