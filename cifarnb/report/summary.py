@@ -228,10 +228,10 @@ def _rungs(tried: Mapping[str, Sequence[Run]], beside: Mapping[str, Sequence[Run
         other = beside.get(name, [])
         if {*_held_out(runs)} & {*_held_out(other)}:
             here, there = ({run.config.seed: run.final_accuracy for run in side} for side in (runs, other))
-            rung["gain"], rung["gain_ci95"] = paired_difference(here, there, rung["test_images"])
+            rung["gain"], interval = paired_difference(here, there, rung["test_images"])
             images = runs[0].config.validation_size
-            found = paired_difference(_held_out(runs), _held_out(other), images)
-            rung["held_out_gain"], rung["held_out_gain_ci95"] = found
+            rung["held_out_gain"], held_out = paired_difference(_held_out(runs), _held_out(other), images)
+            rung |= {"gain_ci95": [*interval], "held_out_gain_ci95": [*held_out]}
         rungs.append(rung)
     return {"rungs": rungs, "runs": [name for rung in rungs for name in rung["runs"]]}
 
