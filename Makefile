@@ -1,4 +1,4 @@
-# make report | test | lab; PROFILE=smoke|quick|full chooses the report, DATA=… the data.
+# make report | pdf | test | lab; PROFILE=smoke|quick|full chooses the report, DATA=… the data.
 PYTHON ?= python3
 PROFILE ?= quick
 BIN = .venv/bin
@@ -10,6 +10,9 @@ unexport PIP_TARGET PIP_PREFIX PIP_ROOT
 
 report: $(INSTALLED)
 	$(BIN)/python -m cifarnb report --profile "$(PROFILE)" $${DATA:+--data "$$DATA"}
+
+pdf: $(INSTALLED)
+	$(BIN)/python -m cifarnb report --pdf --profile "$(PROFILE)" $${DATA:+--data "$$DATA"}
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
@@ -39,4 +42,4 @@ anew:
 clean:
 	rm -rf .venv
 
-.PHONY: report test lab install anew clean
+.PHONY: report pdf test lab install anew clean

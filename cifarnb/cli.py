@@ -99,6 +99,12 @@ def report(
     timeout: Annotated[
         int | None, typer.Option(min=1, help="Seconds that a cell may take; by default no limit.")
     ] = None,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Also print the page into report.pdf, which takes Chromium or Chrome.")
+    ] = False,
+    author: Annotated[str, typer.Option(help="Whose report it is; stands under the title.")] = "",
+    student_number: Annotated[str, typer.Option(help="Stands beside the author.")] = "",
+    code_link: Annotated[str, typer.Option(help="Where the code is, as https://…; stands beside the author.")] = "",
     replace: Annotated[
         bool, typer.Option("--replace", help="Also take the place of a report that has more finished runs.")
     ] = False,
@@ -113,10 +119,12 @@ def report(
 
     _prefer(data)
     _stop_at_once("finished epochs are kept: the same command goes on from there")
+    hand_in = {"author": author, "student_number": student_number, "code_link": code_link}
     with _one_line_errors():
         ok = build_report(
-            profile, data, out, section, runs, train=train, replace=replace, jobs=jobs, timeout=timeout, say=typer.echo
-        )
+            profile, data, out, section, runs,
+            train=train, replace=replace, jobs=jobs, timeout=timeout, pdf=pdf, hand_in=hand_in, say=typer.echo,
+        )  # fmt: skip
     if not ok:
         raise typer.Exit(1)
 

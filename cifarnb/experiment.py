@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
 
-from cifarnb import environment, runs
+from cifarnb import environment, insight, runs
 from cifarnb.config import Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
+from cifarnb.insight import Seen
 from cifarnb.landscape import losses_around, random_direction
 from cifarnb.models import build_model, label
 from cifarnb.progress import is_watched
@@ -287,6 +288,25 @@ def losses_on_lines(
     ``coordinates`` (points,) are those on every line; all else is as with ``losses_near``.
     """
     return np.stack([losses_near(run, dataset, [seed], [coordinates], images) for seed in seeds])
+
+
+def see(run: Run, dataset: Dataset, *, images: int, attributed: int, mapped: int, tried: int) -> Seen:
+    """What the run's network makes of the first ``images`` test images, with the rest as ``insight.look`` takes it.
+
+    What was computed once is kept beside the run's records, and shown from there: a processor that rounds otherwise
+    would show other numbers.
+    """
+    what = {"images": images, "attributed": attributed, "mapped": mapped, "tried": tried}
+    labels = dataset.test_labels[:images]
+    if (kept := run.insight(what)) is None:
+        device = resolve_device()
+        model = trained_model(run).to(device)
+        chosen = (dataset.test_images[:images].to(device), labels.to(device))
+        with working_on(device):
+            kept = insight.look(model, *chosen, attributed=attributed, mapped=mapped, tried=tried)
+        with suppress(OSError):  # where it cannot be kept it is computed again: another user's run, or a full disk
+            run.keep_insight(what, kept)
+    return Seen(labels.numpy(), **kept)
 
 
 def path_of(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:

@@ -11,6 +11,7 @@ A finished run is a directory ``<model>-<key>`` with
 - ``probes.json``, where the loss was probed: for every column a list with a value a walk;
 - ``path.json`` and, for the directions, ``path.safetensors``, where it was kept: the path of the weights;
 - ``landscape-<key>.json``: losses around the weights, each with what was computed;
+- ``insight-<key>.npz``: what the network makes of test images;
 - ``provenance.json``: commit, versions, device, precision, data, wall time.
 
 It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a run that is not finished.
@@ -194,17 +195,37 @@ class Run:
 
     def surface(self, what: Mapping[str, Any]) -> np.ndarray | None:
         """Losses around the weights, if ``what`` was computed before."""
-        file = self._surface_file(what)
+        file = self._computed_file("landscape", what, "json")
         return np.array(json.loads(file.read_text(encoding="utf-8"))["losses"]) if file.exists() else None
 
     def keep_surface(self, what: Mapping[str, Any], losses: np.ndarray) -> None:
         """Keep losses around the weights beside the run's records."""
-        with atomic_write(self._surface_file(what)) as part:
+        with atomic_write(self._computed_file("landscape", what, "json")) as part:
             part.write_text(json.dumps({**what, "losses": losses.tolist()}) + "\n", encoding="utf-8")
 
-    def _surface_file(self, what: Mapping[str, Any]) -> Path:
+    def insight(self, what: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+        """The arrays of an insight, if ``what`` was computed before and can be read."""
+        with suppress(RunError):
+            return read_insight(self._computed_file("insight", what, "npz"))
+        return None
+
+    def keep_insight(self, what: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep the arrays of an insight beside the run's records."""
+        with atomic_write(self._computed_file("insight", what, "npz")) as part, part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    def _computed_file(self, kind: str, what: Mapping[str, Any], suffix: str) -> Path:
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
-        return self.path / f"landscape-{key}.json"
+        return self.path / f"{kind}-{key}.{suffix}"
+
+
+def read_insight(file: Path) -> dict[str, np.ndarray]:
+    """The arrays that ``Run.keep_insight`` wrote.  Raises RunError if the file is missing or damaged."""
+    try:
+        with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except _DAMAGE as error:
+        raise RunError(f"{file}: cannot be read ({_reason(error)})") from None
 
 
 def run_of_weights(file: Path) -> str | None:

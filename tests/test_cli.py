@@ -16,6 +16,7 @@ from cifarnb.cli import app
 from cifarnb.data import load
 from cifarnb.environment import print_anything, user_path
 from cifarnb.models import MODELS, build_model, count_parameters
+from cifarnb.report import build
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["report", "plan", "bench", "models", "data"]
@@ -91,6 +92,15 @@ def test_what_times_steps_loads_pytorch_with_threads_that_wait_as_those_of_a_ker
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stdout) == (2, "False True\n"), done.stderr
+
+
+def test_whose_report_it_is_and_whether_to_print_it_are_passed_on(monkeypatch):
+    given = {}
+    monkeypatch.setattr(build, "build_report", lambda *_, **options: given.update(options) or False)
+    command = ["report", "--pdf", "--author", "A. Student", "--code-link", "https://example.org"]
+    assert CliRunner().invoke(app, command).exit_code == 1
+    assert given["pdf"]
+    assert given["hand_in"] == {"author": "A. Student", "student_number": "", "code_link": "https://example.org"}
 
 
 def test_every_path_is_expanded():

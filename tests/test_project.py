@@ -22,15 +22,15 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Every module may import those before it (and not all of them do).
 LAYERS = [
-    "models.scaling",
+    "models.scaling report.html_tables report.pdf",
     "environment models.fast models.lenet models.resnet models.vgg synthetic hardware report report.significance "
     "report.pictures",
     "models report.style report.page",
     "config data",
     "metrics runs progress optimizers",
-    "landscape report.claims report.recipes",
-    "training report.figures report.tables",
-    "experiment report.sections report.front report.display",
+    "landscape insight report.claims report.recipes",
+    "training report.figures report.tables report.requirements",
+    "experiment report.sections report.front report.display report.insight_figures",
     "report.summary report.execution report.placing bench",
     "report.plan",
     "report.build",
@@ -97,7 +97,7 @@ def test_text_is_utf8_whatever_the_locale():
             name = ast.unparse(call.func).split(".")[-1]
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             modes = (ast.unparse(argument) for argument in call.args)
-            archive = ast.unparse(call.func) == "tarfile.open"
+            archive = ast.unparse(call.func) in ("tarfile.open", "Image.open")
             binary = archive or any(re.fullmatch(r"'[rwax+]*b[rwax+]*'", mode) for mode in modes)
             text = name in ("read_text", "write_text") or (name in ("open", "fdopen") and not binary)
             assert not (text or "True" in given.get("text", "")) or "encoding" in given, f"{path}:{call.lineno}"
@@ -191,6 +191,8 @@ def test_make_installs_once_and_passes_on_what_is_asked(make, tmp_path):
     report = ".venv/bin/python 0 none [-m] [cifarnb] [report] [--profile] [quick]"
     assert calls[-1] == f"{report} [--data] [~/my data.npz]"
     assert make(folder, "report") == [report]
+    printed = report.replace("[report]", "[report] [--pdf]").replace("quick", "full")
+    assert make(folder, "pdf", "PROFILE=full") == [printed]
 
 
 @pytest.mark.parametrize("way", [shutil.copytree, shutil.move])

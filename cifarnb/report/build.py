@@ -1,9 +1,11 @@
 """The whole way from a profile to a rendered report."""
 
+import functools
 import json
 import math
+import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from cifarnb.models import LABELS
 from cifarnb.report import execution, front, placing, sections
 from cifarnb.report.display import weights_file
 from cifarnb.report.page import Section, render
+from cifarnb.report.pdf import PrintError, print_page
 from cifarnb.report.plan import announcement, plan
 from cifarnb.report.summary import summarize
 from cifarnb.runs import Run, RunError, atomic_write, describe_origin, locked, now, project_root
@@ -41,6 +44,8 @@ def build_report(
     replace: bool = False,
     jobs: int = 1,
     timeout: int | None = None,
+    pdf: bool = False,
+    hand_in: Mapping[str, str] | None = None,
     say: Callable[[str], None] = print,
 ) -> bool:
     """Execute the sections of a profile (or ``only`` some) and render them; returns whether all went well.
@@ -48,10 +53,13 @@ def build_report(
     Without ``train`` the report is made of the runs that are there.  With ``jobs`` above 1 so many runs are trained at
     a time before the sections, which then find them, and so many sections are executed at a time.  Writes
     ``report.html``, ``report.md``, ``figures/``, ``summary.json``, the records of the ``runs/``, ``weights/`` and the
-    executed ``notebooks/`` into ``out``, when all of it is made.  A report there that has more finished runs stays, and
-    one of another profile, unless it is to be ``replace``d.  Raises ConfigError or DataError before anything is trained
-    or written.
+    executed ``notebooks/`` into ``out``, when all of it is made; with ``pdf`` also ``report.pdf``, as far as it can be
+    printed.  ``hand_in`` says whose it is: ``author``, ``student_number`` and ``code_link``, as far as they are stated.
+    A report there that has more finished runs stays, and one of another profile, unless it is to be ``replace``d.
+    Raises ConfigError or DataError before anything is trained or written.
     """
+    if (link := (hand_in or {}).get("code_link")) and not re.fullmatch(r"https?://[^\s<>]+", link):
+        raise ConfigError(f"code_link: expected is an address as https://…, but it is {link!r}")
     wanted = list(only or sections.names())
     for name in wanted:
         sections.notebook(name)
@@ -90,11 +98,17 @@ def build_report(
             say(lost)
             return False
         all_sections = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
-        summary = make_summary(profile, dataset, overrides, all_sections, finished, origin | {"finished": now()})
-        _place(all_sections, summary, finished, out, stage)
-    say("\n" + "\n".join(str(out / name) for name in ("report.html", "report.md", placing.SUMMARY)))
+        origin |= {"finished": now()}
+        summary = make_summary(profile, dataset, overrides, all_sections, finished, origin, hand_in or {})
+        page, _ = render_report(all_sections, summary, finished, stage)
+        unprinted = _print(page) if pdf else ""
+        _place(summary, finished, out, stage)
+    made = ["report.html", "report.md", placing.SUMMARY] + ([placing.PDF] if pdf and not unprinted else [])
+    say("\n" + "\n".join(str(out / name) for name in made))
+    if unprinted:
+        say(f"{out / placing.PDF} is not made: {unprinted}")
     well = ("ok",) if train else ("ok", "not run")
-    return all(section.status in well for section in done.values())
+    return not unprinted and all(section.status in well for section in done.values())
 
 
 def load_data(
@@ -131,9 +145,17 @@ def _lost(out: Path, finished: Sequence[Run]) -> str:
     )
 
 
-def _place(done: Sequence[Section], summary: dict[str, Any], finished: Sequence[Run], out: Path, stage: Path) -> None:
-    """Render, gather records and weights, and put it all in its place."""
-    render_report(done, summary, finished, stage)
+def _print(page: Path) -> str:
+    """Print the page into a PDF beside it; returns why that cannot be, if so."""
+    try:
+        print_page(page, page.parent / placing.PDF)
+    except PrintError as error:
+        return str(error)
+    return ""
+
+
+def _place(summary: dict[str, Any], finished: Sequence[Run], out: Path, stage: Path) -> None:
+    """Gather records and weights beside the pages, and put it all in its place."""
     renamed: dict[str, str] = {}
     for run in finished:
         renamed |= placing.add_records(run, out, stage)
@@ -151,6 +173,7 @@ def make_summary(
     done: Sequence[Section],
     finished: Sequence[Run],
     origin: dict[str, Any],
+    hand_in: Mapping[str, str],
 ) -> dict[str, Any]:
     """What ``summary.json`` holds: numbers of the runs, the sections with how many of their runs there are, origin.
 
@@ -173,7 +196,7 @@ def make_summary(
             }
         )
     summary["runs"] = [run.name for run in finished]
-    return _finite(summary | {"origin": origin})
+    return _finite(summary | {"origin": origin, "hand_in": dict(hand_in)})
 
 
 def render_report(
@@ -185,7 +208,8 @@ def render_report(
         out,
         title=front.TITLE,
         banner=front.banner(summary),
-        front=front.front_page(summary),
+        byline=front.byline(summary),
+        front=functools.partial(front.front_page, summary),
         provenance=front.provenance(summary, runs),
         files={weights_file(run): weights_name(run, summary) for run in headline_runs(runs, summary)},
     )

@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
+from PIL import Image
 from tabulate import tabulate
 
 from cifarnb.models import LABELS, label
@@ -20,7 +22,11 @@ from cifarnb.runs import Run
 
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _LINK = re.compile(r"\[([^\[\]]*)\]\((#[^()\s]+)\)")
-DPI = 200  # twice the pixels of the size it is shown at, for sharp screens and print
+SHOWN = 100  # pixels an inch, at which a figure is shown
+DPI = 300  # for print, and for sharp screens
+# Levels of 255, the mean over what is not white. 256 colours are off by less than 0.1 in the curves here, where they
+# save two thirds of the bytes, and by more than 0.9 in photographs.
+COLOUR_ERROR = 0.5
 
 
 def show_figure(figure: Figure, name: str, caption: str, alt: str) -> None:
@@ -39,11 +45,27 @@ def figure_output(figure: Figure, name: str, caption: str, alt: str) -> tuple[di
     buffer = io.BytesIO()
     with styled():  # saving reads the settings as well
         figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    width, height = (round(inches * DPI / 2) for inches in figure.get_size_inches())
-    return {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}, {
+    width, height = (round(inches * SHOWN) for inches in figure.get_size_inches())
+    return {"image/png": base64.b64encode(_compact(buffer)).decode(), "text/plain": alt}, {
         "image/png": {"width": width, "height": height, "alt": alt},
         "cifarnb": {"kind": "figure", "name": name, "caption": caption},
     }
+
+
+def _compact(png: io.BytesIO) -> bytes:
+    """The same picture in fewer bytes: with a palette of 256 colours where those do."""
+    picture = Image.open(png).convert("RGB")
+    few = picture.quantize(256, dither=Image.Dither.NONE)
+    pixels, kept = (
+        np.asarray(p.convert("RGB"))[::4, ::4].astype(np.int16) for p in (picture, few)
+    )  # a sixteenth tells
+    off = np.abs(kept - pixels)[(pixels < 255).any(-1)]
+    compact = io.BytesIO()
+    if off.size == 0 or off.mean() <= COLOUR_ERROR:
+        few.save(compact, "png", optimize=True)
+    else:
+        picture.save(compact, "png")
+    return compact.getvalue()
 
 
 def show_table(table: pd.DataFrame, name: str, caption: str) -> None:

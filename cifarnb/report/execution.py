@@ -24,7 +24,7 @@ from cifarnb import environment
 from cifarnb.config import ConfigError
 from cifarnb.data import DataError
 from cifarnb.report.page import Section
-from cifarnb.report.sections import SUMMARY, changes, notebook
+from cifarnb.report.sections import READERS, changes, notebook
 from cifarnb.runs import NotRunError, RunError
 
 # Errors whose message is for the reader as it is.
@@ -63,7 +63,7 @@ def execute(
     tasks = {name: changes(name, profile, overrides) for name in sections}
     out.mkdir(parents=True, exist_ok=True)
     workers = max(1, min(jobs, len(tasks)))
-    last = {SUMMARY} & set(tasks)
+    last = {*READERS} & set(tasks)
     for group in (set(tasks) - last, last):
         # Processes of this machine whatever joblib.parallel_config says: the notebooks are written here.
         work = joblib.Parallel(

@@ -1,6 +1,5 @@
 """One function per figure: records in, a matplotlib Figure out.  Reads no file, shows nothing."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from cifarnb.models import LABELS
 from cifarnb.report.significance import sampling_interval
-from cifarnb.report.style import styled
+from cifarnb.report.style import styled_figure as _styled
 from cifarnb.runs import Run
 
 _PALETTE = sns.color_palette("colorblind")
@@ -28,15 +27,6 @@ _TOP_LOSS = 100.0  # chance is 2.3: beyond, a surface tells nothing, and one pea
 
 _STAR: dict[str, Any] = {"marker": "*", "ms": 14, "color": "white", "mec": "black", "mew": 0.8, "zorder": 5}
 _OUTLINE = withStroke(linewidth=2.4, foreground="black")  # white alone is lost on the bright end of the colours
-
-
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    @functools.wraps(draw)
-    def draw_styled(*args: Any, **kwargs: Any) -> Figure:
-        with styled():
-            return draw(*args, **kwargs)
-
-    return draw_styled
 
 
 @_styled

@@ -1,13 +1,17 @@
 """The words around the sections: banner, front page and provenance, in Markdown, from the summary."""
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from cifarnb.report import tables
+from tabulate import tabulate
+
+from cifarnb.report import requirements, tables
 from cifarnb.report.claims import VERDICTS
 from cifarnb.runs import Run
 
+HAND_IN = {"author": "Author", "student_number": "Student number"}  # keys of the summary's "hand_in"
 TITLE = "CIFAR-10: a simple CNN, residual networks, and why batch normalization helps"
 
 
@@ -49,8 +53,25 @@ def _that_ran(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [network for network in [*summary["networks"], *well] if network["final_accuracy"]]
 
 
-def front_page(summary: Mapping[str, Any]) -> str:
-    """The verdict in a few lines, the small table, and the table of claims."""
+def byline(summary: Mapping[str, Any]) -> str:
+    """Who hands the report in, and where its code is, in inline Markdown; empty if neither is stated."""
+    given = {key: _escape(value) for key, value in summary.get("hand_in", {}).items() if value}
+    stated = [f"**{words}:** {given[key]}" for key, words in HAND_IN.items() if key in given]
+    if link := summary.get("hand_in", {}).get("code_link"):
+        stated.append(f"**Code:** [{_escape(link.partition('://')[2])}](<{link}>)")
+    return " · ".join(stated)
+
+
+def _escape(text: str) -> str:
+    """Text as it is, in inline Markdown."""
+    return re.sub(r"([\\`*_$~\[\]<>&])", r"\\\1", text)
+
+
+def front_page(summary: Mapping[str, Any], anchors: Collection[str] = ()) -> str:
+    """The verdict in a few lines, the small table, what was asked and where it is answered, and the table of claims.
+
+    ``anchors`` are those that the sections have: nothing else is linked to as an answer.
+    """
     ran = _that_ran(summary)
     lines = ["# Results at a glance (结果概览)", ""]
     if ran:
@@ -78,9 +99,19 @@ def front_page(summary: Mapping[str, Any]) -> str:
             else ""
         )
     )
-    return "\n".join(
-        [*lines, "", headline_table(summary), "", note, "", "## The write-up's claims (报告的结论)", "", claims]
+    asked = tabulate(
+        requirements.rows(summary, anchors), ["asked for", "share", "answered in"], "pipe", disable_numparse=True
     )
+    parts = [
+        "\n".join(lines),
+        headline_table(summary),
+        note,
+        "## What was asked, and where it is answered (要求与证据)",
+        asked,
+        "## The write-up's claims (报告的结论)",
+        claims,
+    ]
+    return "\n\n".join(parts)
 
 
 def headline_table(summary: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
 from traitlets.config import Config
 
+from cifarnb.report import html_tables
 from cifarnb.report.pictures import EXTENSIONS, Picture, embed, from_data, keep_named, left_out
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -35,7 +36,7 @@ BARE = re.compile(r"<IPython\.core\.display\.\w+ object>")  # the text of an out
 STATUS_TITLES = {"failed": "This section failed", "timeout": "This section ran out of time"}
 FENCED = r"^ {0,3}(?P<fence>```+|~~~+).*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)"
 CODE_SPAN = r"(?P<ticks>`+)(?:(?!\n\s*\n).)+?(?P=ticks)"
-REFERENCE = r"\[(?P<text>[^\[\]]*)\]\((?P<target>#(?:fig|table)-[^()\s]+)\)"
+REFERENCE = r"\[(?P<text>[^\[\]]*)\]\((?P<target>#(?:fig|table|section)-[^()\s]+)\)"
 LEADING_HEADINGS = re.compile(r"\s*(?:#{1,6}[ \t][^\n]*(?:\n\s*|$))+")
 HAN = r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
 CHINESE = re.compile(rf"\([^()<>]*{HAN}[^()<>]*\)|{HAN}(?:[^()<>&]*{HAN})?")  # a bracket with Chinese in it, or a run
@@ -58,26 +59,34 @@ def render(
     *,
     title: str,
     banner: Sequence[str],
-    front: str,
+    front: str | Callable[[Collection[str]], str],
     provenance: str,
+    byline: str = "",
     files: Mapping[str, str] | None = None,
 ) -> tuple[Path, Path]:
     """Write ``out/report.html``, ``out/report.md`` and ``out/figures/``; return the first two paths.
 
-    ``banner`` holds notices (inline Markdown) that the reader must know, ``front`` the Markdown of the front page and
-    ``provenance`` that of the closing section, which gets the heading "Provenance" if it brings none.  A file that the
-    text names as code, `` `there` ``, becomes a link where ``files`` says what it is called in ``out``: there → here.
+    ``byline`` (inline Markdown) stands under the title, ``banner`` holds notices (inline Markdown) that the reader must
+    know, ``front`` the Markdown of the front page, or what makes it of the anchors that the sections have, and
+    ``provenance`` the Markdown of the closing section, which gets the heading "Provenance" if it brings none.  A file
+    that the text names as code, `` `there` ``, becomes a link where ``files`` says what it is called in ``out``:
+    there → here.
     """
     if not LEADING_HEADINGS.match(provenance):
         provenance = f"# Provenance\n\n{provenance}"
     pictures: dict[str, Picture] = {}
-    cells = [_markdown_cell("front", front)]
+    cells: list[NotebookNode] = []
+    links: dict[str, str] = {}
     for section in sections:
-        cells += _section_cells(section, pictures)
-    cells.append(_markdown_cell("provenance", provenance))
-    links = _number(cells, pictures) | {
-        f"`{there}`": f"[{Path(here).name}]({here})" for there, here in (files or {}).items()
-    }
+        found = _section_cells(section, pictures)
+        if section.status == "ok" and found:
+            links |= _anchor(found[0], section.name)
+        cells += found
+    links |= _number(cells, pictures)
+    if callable(front):
+        front = front({target.removeprefix("#") for target in links})
+    cells = [_markdown_cell("front", front), *cells, _markdown_cell("provenance", provenance)]
+    links |= {f"`{there}`": f"[{Path(here).name}]({here})" for there, here in (files or {}).items()}
     banner = [_resolve(notice, links) for notice in banner]
     _resolve_cells(cells, links)
 
@@ -85,8 +94,9 @@ def render(
     book.cells = cells
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"  # two notebooks may use the same id, of which nbconvert would warn
-    html_page = _to_html(book, title, banner, pictures)
-    markdown_page = _to_markdown(book, title, banner)
+    texts = {"title": title, "byline": byline, "banner": banner}
+    html_page = _to_html(book, texts, pictures)
+    markdown_page = _to_markdown(book, texts)
 
     for name, picture in pictures.items():
         _write(out / name, picture.content)
@@ -194,28 +204,22 @@ def _shown_output(output: NotebookNode) -> NotebookNode | None:
     output.data = NotebookNode({mime: output.data[mime] for mime in SHOWN_TYPES if mime in output.data})
     table = output.data.pop("text/html", "")
     if "<table" in table:  # other HTML (a script, a progress bar) gives way to the plain text beside it
-        output.data["text/html"] = embed(_bare_table(table), {})
+        output.data["text/html"] = embed(html_tables.bare(table), {})
     plain = output.data.get("text/plain", "")
     if BARE.fullmatch(plain):
-        output.data["text/plain"] = _text(table) or plain
+        output.data["text/plain"] = html_tables.text(embed(table, {})) or plain
     return output if output.data else None
 
 
-def _text(page: str) -> str:
-    """What HTML says, without its tags."""
-    page = re.sub(r"(?s)<(style|script)\b.*?</\1>", "", embed(page, {}))
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
-
-
-def _bare_table(table: str) -> str:
-    """Leave the looks of a table to the style sheet; what its maker aligned to the right becomes the class "num"."""
-    table = re.sub(r"(?s)<(style|script)\b.*?</\1>", "", table)
-    table = re.sub(r'(<table[^>]*?) border="\d+"', r"\1", table)
-    table = re.sub(r'(<t[dh]) style="text-align: ?right;?"', r'\1 class="num"', table)
-    return re.sub(r'(<t[rdh]) style="text-align: ?(left|right);?"', r"\1", table)
-
-
 # --------------------------------------------------------------------------- numbers and references
+
+
+def _anchor(cell: NotebookNode, section: str) -> dict[str, str]:
+    """Give the first cell of a section an anchor; returns the Markdown link for it, which has the section's number."""
+    numbers = re.findall(r"^#+ (\d[\d.]*)", cell.source, re.MULTILINE)
+    cell.metadata.report.anchor = f"section-{_slug(section)}"
+    title = f"Section {numbers[-1].rstrip('.')}" if numbers else section.replace("_", " ")
+    return {f"#section-{section}": f"[{title}](#{cell.metadata.report.anchor})"}
 
 
 def _number(cells: Iterable[NotebookNode], pictures: dict[str, Picture]) -> dict[str, str]:
@@ -263,7 +267,7 @@ def _resolve_cells(cells: Iterable[NotebookNode], links: dict[str, str]) -> None
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = _resolve(output.data["text/markdown"], links)
             if "text/html" in output.get("data", {}):
-                output.data["text/html"] = _resolve_table(output.data["text/html"], links)
+                output.data["text/html"] = html_tables.resolve(output.data["text/html"], links)
             if "report" in output.get("metadata", {}):
                 output.metadata.report.caption = _resolve(output.metadata.report.caption, links)
 
@@ -279,16 +283,6 @@ def _resolve(text: str, links: Mapping[str, str]) -> str:
 
     text = _replace_outside_code(REFERENCE, number, text)
     return re.sub(r"`[^`\n]+`", lambda match: links.get(match[0], match[0]), text)
-
-
-def _resolve_table(table: str, links: Mapping[str, str]) -> str:
-    """The same for the links in a table of HTML."""
-
-    def number(match: re.Match[str]) -> str:
-        title = links.get(match["target"], "").partition("]")[0].removeprefix("[")
-        return f'<a href="{match["target"]}">{title}</a>' if title else match["text"]
-
-    return re.sub(r'<a href="(?P<target>#(?:fig|table)-[^"]+)">(?P<text>.*?)</a>', number, table)
 
 
 def _replace_outside_code(pattern: str, replace: Callable[[re.Match[str]], str], text: str) -> str:
@@ -349,7 +343,7 @@ class _Page(IPythonRenderer):
         return f'<h{level} id="{target}">{text}</h{level}>\n'
 
     def table(self, text: str) -> str:
-        return _bare_table(f'<div class="table-scroll">\n<table>\n{text}</table>\n</div>\n')
+        return html_tables.bare(f'<div class="table-scroll">\n<table>\n{text}</table>\n</div>\n')
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
         if picture := self._pictures.get(url):
@@ -386,7 +380,7 @@ def _mathml(tex: str, display: str) -> str:
     return mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
 
 
-def _to_html(book: NotebookNode, title: str, banner: Sequence[str], pictures: Mapping[str, Picture]) -> str:
+def _to_html(book: NotebookNode, texts: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
     page = _Page(pictures)
     script = (TEMPLATES / "report" / "script.js").read_text(encoding="utf-8")
     exporter = HTMLExporter(
@@ -401,8 +395,8 @@ def _to_html(book: NotebookNode, title: str, banner: Sequence[str], pictures: Ma
     # Not among the resources, of which the template gets a copy: the list is filled while the cells are rendered.
     exporter.environment.globals["contents"] = page.contents
     report = {
-        "title": html.escape(title),
-        "banner": banner,
+        **texts,
+        "title": html.escape(texts["title"]),
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
@@ -414,14 +408,14 @@ def _to_html(book: NotebookNode, title: str, banner: Sequence[str], pictures: Ma
 # --------------------------------------------------------------------------- Markdown
 
 
-def _to_markdown(book: NotebookNode, title: str, banner: Sequence[str]) -> str:
+def _to_markdown(book: NotebookNode, texts: Mapping[str, Any]) -> str:
     exporter = MarkdownExporter(
         template_name="report",
         extra_template_basedirs=[str(TEMPLATES)],
         filters={"demote": _demote, "fence": _fence},
         config=Config(ExtractOutputPreprocessor={"enabled": False}),  # the pictures have their places already
     )
-    page, _ = exporter.from_notebook_node(book, resources={"report": {"title": title, "banner": banner}})
+    page, _ = exporter.from_notebook_node(book, resources={"report": texts})
     return page.rstrip() + "\n"
 
 

@@ -23,6 +23,7 @@ from cifarnb.runs import Run, RunError, copy_file, free_name, project_root, reco
 
 SUMMARY = "summary.json"
 FOLDERS = ("figures", "notebooks")  # whose files a later report may take away
+PDF = "report.pdf"  # it, too: a later report that is not printed would have one beside it that says something else
 _OURS = ".cifarnb"  # marks a folder that a report is written in
 _WHOLE = ".whole"  # there when it is: what is to be renamed and what to be taken away when it takes its place
 
@@ -207,4 +208,5 @@ def _move(source: Path, target: Path) -> None:
 def _may_go(name: Any) -> bool:
     """Whether a file on an earlier report's list is one that a later report may take away; it is data, not trusted."""
     path = PurePosixPath(str(name))
-    return len(path.parts) == 2 and path.parts[0] in FOLDERS and ".." not in path.parts and os.sep not in path.name
+    in_folder = len(path.parts) == 2 and path.parts[0] in FOLDERS and ".." not in path.parts
+    return name == PDF or (in_folder and os.sep not in path.name)

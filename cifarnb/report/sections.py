@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 PROFILES = ("smoke", "quick", "full")
 WELL = "03b_trained_well"
 WHY = "05_why_batchnorm"
-SUMMARY = "06_summary"  # reads the runs of the others, so it comes last
+SEES = "03d_what_networks_see"
+SUMMARY = "06_summary"
+READERS = (SEES, SUMMARY)  # read the runs of the others, so they are executed when those are done
+WRITE_UP = ("simple_cnn", "resnet6", "resnet9")  # its networks of section 1
 
 # Where each network of the report is trained.
 NETWORKS = {
@@ -50,6 +53,10 @@ LOWEST = {
     "surface_points": 3,
     "landscape_images": 1,
     "held_out": 1,
+    "seen_images": 20,
+    "attributed": 1,
+    "mapped": 20,
+    "disturbed": 1,
 }
 SHORTEST = {
     "seeds": 1,
@@ -128,8 +135,8 @@ class Parameter:
 def names() -> list[str]:
     """All sections, in the report's order: notebooks whose name begins with a number, as in ``01_simple_cnn``.
 
-    One between two others has a letter behind it, as in ``03b_trained_well``.  Others, such as Jupyter's ``Untitled``
-    and ``01_simple_cnn-Copy1``, are somebody's drafts.
+    A letter behind the number puts one between two others.  Others, such as Jupyter's ``Untitled`` and
+    ``01_simple_cnn-Copy1``, are somebody's drafts.
     """
     stems = sorted(path.stem for path in (project_root() / "notebooks").glob("*.ipynb"))
     return [stem for stem in stems if re.match(r"\d+[a-z]?_", stem) and not re.search(r"-Copy\d+$", stem)]

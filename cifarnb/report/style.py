@@ -1,10 +1,13 @@
 """How every figure looks, wherever it is drawn or saved."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib.style
 import seaborn as sns
+from matplotlib.figure import Figure
 
 STYLE = {
     **sns.axes_style("whitegrid"),
@@ -25,3 +28,14 @@ def styled() -> Iterator[None]:
     """In this block Matplotlib has its defaults and our style, whatever the user's matplotlibrc says."""
     with matplotlib.style.context(STYLE, after_reset=True):
         yield
+
+
+def styled_figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """A function that draws a figure, in our style."""
+
+    @functools.wraps(draw)
+    def draw_styled(*args: Any, **kwargs: Any) -> Figure:
+        with styled():
+            return draw(*args, **kwargs)
+
+    return draw_styled

@@ -15,7 +15,7 @@ from cifarnb.models import build_model, count_multiply_adds, count_parameters, l
 from cifarnb.report import recipes, sections
 from cifarnb.report.claims import OWN_CLAIMS, REPORTED, judge
 from cifarnb.report.significance import mean_and_interval, paired_difference, sampling_interval
-from cifarnb.report.tables import medians_over_steps
+from cifarnb.report.tables import medians_over_steps, swings_over_steps
 from cifarnb.runs import NotRunError, Run, group, learn_together
 
 WINDOW = 50  # steps, over which the loss fluctuates
@@ -83,6 +83,22 @@ def _find(configs: Sequence[Config], dataset: Dataset, runs_dir: str | Path) -> 
         return experiment.run_all(configs, dataset, runs_dir, train=False)
     except NotRunError:
         return []
+
+
+def networks_to_look_at(
+    profile: str, dataset: Dataset, runs_dir: str | Path = "runs", overrides: Mapping[str, Any] | None = None
+) -> dict[str, Run]:
+    """The headline runs of the write-up's networks that are there and, if another network does better, of the best one.
+
+    One that diverged is left out.  Raises NotRunError if none is there.
+    """
+    wanted = {name: sections.configs(name, profile, overrides)[:1] for name in sections.NETWORKS}
+    found = {name: run for name, configs in wanted.items() for run in _find(configs, dataset, runs_dir)}
+    found = {name: run for name, run in found.items() if not run.diverged}
+    if not {*sections.WRITE_UP} & {*found}:
+        raise NotRunError("; ".join(experiment.describe(wanted[name][0]) for name in sections.WRITE_UP))
+    best = max(found, key=lambda name: found[name].final_accuracy)
+    return {name: run for name, run in found.items() if name in (*sections.WRITE_UP, best)}
 
 
 def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
@@ -257,8 +273,9 @@ def beats_guessing(run: Run) -> bool:
 def gap(run: Run) -> tuple[float, str]:
     """By how much the accuracy on the training images is above that on the test images (0 to 1), and in words."""
     apart = float(run.history["train_accuracy"].iloc[-1]) - run.final_accuracy
+    how = ", as they are augmented," if run.config.augment else ""
     return apart, (
-        f"the accuracy on the training images, as they are augmented, is {100 * abs(apart):.1f} points "
+        f"the accuracy on the training images{how} is {100 * abs(apart):.1f} points "
         f"{'above' if apart > 0 else 'below'} that on the test images"
     )
 
@@ -308,7 +325,8 @@ def describe_probes(runs: Sequence[Run], since: Mapping[int, int | None] | None 
     """The walks of one network's runs, which differ in the seed: the medians over the steps, over the seeds.
 
     ``loss_range`` is that of the loss on a walk (nats), ``gradient_change`` the largest ‖change of the gradient‖₂ on
-    it, ``beta`` the effective smoothness.  Where a run diverged throughout, infinite.
+    it, ``beta`` the effective smoothness.  Where a run diverged throughout, infinite.  ``beta_swing`` is how far β goes
+    up and down from walk to walk: its 90th percentile divided by the 10th.
 
     ``since`` says by seed from which step on both networks learn (``cifarnb.runs.learn_together``): the medians are
     over those steps, and seeds with None are left out; if none is left, the medians are None.  ``compared_from`` holds
@@ -329,10 +347,15 @@ def describe_probes(runs: Sequence[Run], since: Mapping[int, int | None] | None 
         "runs": [run.name for run in runs],
     }
     for name, measure in words.items():
-        medians = medians_over_steps(runs, since, measure)
-        finite = [math.inf if math.isnan(median) else median for median in medians]
-        described[name] = mean_and_interval(finite) if finite else None
+        described[name] = _over_seeds(medians_over_steps(runs, since, measure))
+    described["beta_swing"] = _over_seeds(swings_over_steps(runs, since, words["beta"]))
     return described
+
+
+def _over_seeds(values: Sequence[float]) -> dict[str, Any] | None:
+    """Their mean and interval, where NaN, of a run that diverged throughout, is infinite; None of none."""
+    finite = [math.inf if math.isnan(value) else value for value in values]
+    return mean_and_interval(finite) if finite else None
 
 
 def describe_rates(runs: Sequence[Run]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cifarnb import insight
 from cifarnb.config import Config
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.report.claims import ELSEWHERE, NOT_COMPARABLE, PUBLISHED, REPORTED
@@ -322,15 +323,35 @@ def medians_over_steps(runs: Sequence[Run], since: Mapping[int, int | None], mea
 
     ``since`` is that of ``cifarnb.runs.learn_together``; runs with a seed for which it has None are left out.
     """
+    return _of_each(median_over_steps, runs, since, measure)
+
+
+def swings_over_steps(runs: Sequence[Run], since: Mapping[int, int | None], measure: str) -> list[float]:
+    """The same for how far the measure goes up and down: its 90th percentile over those steps, divided by the 10th."""
+
+    def swing(run: Run, measure: str, first: int) -> float:
+        values = _finite_over_steps(run, measure, first)
+        return float(values.quantile(0.9) / values.quantile(0.1))
+
+    return _of_each(swing, runs, since, measure)
+
+
+def _of_each(
+    statistic: Callable[[Run, str, int], float], runs: Sequence[Run], since: Mapping[int, int | None], measure: str
+) -> list[float]:
     compared = [(run, since[run.config.seed]) for run in runs]
-    return [median_over_steps(run, measure, first) for run, first in compared if first is not None]
+    return [statistic(run, measure, first) for run, first in compared if first is not None]
 
 
 def median_over_steps(run: Run, measure: str, since: int = 0) -> float:
     """The median of a measure (a key of MEASURES) over the steps from ``since`` on at which it is finite; or NaN."""
+    return float(_finite_over_steps(run, measure, since).median())
+
+
+def _finite_over_steps(run: Run, measure: str, since: int) -> pd.Series:
     assert run.probes is not None
     values = MEASURES[measure](run.probes[run.probes["step"] >= since])
-    return float(values[np.isfinite(values)].median())
+    return values[np.isfinite(values)]
 
 
 def over_seeds(values: Sequence[float], describe: Callable[[Sequence[float]], str]) -> str:
@@ -347,6 +368,34 @@ def _mean_and_range(accuracies: Sequence[float]) -> str:
     if len(accuracies) == 1:
         return percent(mean) or ""
     return f"{100 * mean:.2f} ± {50 * (max(accuracies) - min(accuracies)):.2f}%"
+
+
+def confused_pairs(confusions: Mapping[str, np.ndarray], classes: Sequence[str], most: int = 3) -> pd.DataFrame:
+    """The pairs of classes that each network takes for each other ``most``, a row a network, from counts (10, 10)."""
+    rows = []
+    for name, counts in confusions.items():
+        pairs = insight.confused_pairs(counts)[:most]
+        cells = [f"{classes[first]} and {classes[second]}: {number:,}" for first, second, number in pairs]
+        rows.append({"network": LABELS[name]} | {f"{rank}.": cell for rank, cell in enumerate(cells, 1)})
+    return pd.DataFrame(rows)
+
+
+def calibration(seen: Mapping[str, insight.Seen]) -> pd.DataFrame:
+    """How sure each network is and how right, and what temperature scaling makes of it, a row a network."""
+    rows = []
+    for name, found in seen.items():
+        before, after = (insight.calibration_error(way, found.right) for way in (found.confidence, found.calibrated))
+        rows.append(
+            {
+                "network": LABELS[name],
+                "accuracy": f"{found.accuracy:.1%}",
+                "mean confidence": f"{found.confidence.mean():.1%}",
+                "temperatures": ", ".join(f"{temperature:.2f}" for temperature in found.temperatures),
+                "ECE": f"{before:.1%}",
+                "ECE after scaling": f"{after:.1%}",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def seeds(runs: Sequence[Run]) -> str:

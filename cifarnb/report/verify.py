@@ -35,7 +35,7 @@ from cifarnb.report.build import (
 )
 from cifarnb.report.page import Section
 from cifarnb.report.placing import finish, runs_of, waits
-from cifarnb.runs import Run, RunError, data_identity, load, locked, run_name
+from cifarnb.runs import Run, RunError, data_identity, load, locked, read_insight, run_name
 from cifarnb.training import fit, split
 
 # Of 10,000 predictions of the simple CNN, float32 in place of bfloat16 changes 59, and 6 from right to wrong or back;
@@ -175,6 +175,16 @@ def record_fault(run: Run, dataset: Dataset) -> str:
             return f"{file} has shape {predictions.shape}, not {labels.shape}"
         if not math.isclose((predictions == labels).mean(), accuracy):
             return f"{column} {accuracy:.4f} is not that of {file}"
+    predictions = run.predictions()
+    for kept in sorted(run.path.glob("insight-*.npz")):
+        try:
+            seen = read_insight(kept)["logits"][: len(predictions)].argmax(1)
+        except (RunError, KeyError) as error:
+            return f"{kept.name} cannot be read: {_one_line(error)}"
+        other = int((seen != predictions[: len(seen)]).sum())
+        expected = PREDICTIONS_TOLERANCE * len(seen)
+        if other > expected + 3 * math.sqrt(expected):  # of 100 images three more than 1.5 are chance
+            return f"{kept.name} predicts otherwise than predictions.npy for {other} of {len(seen):,} images"
     made = run.provenance
     if (data_identity(made), made["train_images"], made["test_images"]) != (dataset.identity, images, len(labels)):
         return "provenance.json names other data"
@@ -240,7 +250,7 @@ def _check_numbers(
     profile = summary["profile"]
     done = {s.name: s for s in execution.execute(ran, profile, scratch / "notebooks", overrides)}
     again = [done.get(name) or Section(name, None, "not run") for name in sections.names()]
-    expected = make_summary(profile, dataset, overrides, again, found, summary["origin"])
+    expected = make_summary(profile, dataset, overrides, again, found, summary["origin"], summary.get("hand_in", {}))
     expected["data"] |= {name: summary["data"][name] for name in ("source", "fingerprint")}  # as checked before
     expected["files"] = summary.get("files")  # of which pages, figures and weights are checked one by one
     # As JSON has it: tuples are lists, and a float is what its digits say.

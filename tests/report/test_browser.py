@@ -78,6 +78,22 @@ def test_nothing_is_wider_than_the_screen(page):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_what_a_row_is_about_and_how_it_ends_are_on_the_screen(page):
+    """Without scrolling, in every table: for a claim that is its verdict."""
+    cells = page.eval_on_selector_all(
+        "main tbody tr", "rows => rows.flatMap(r => [r.firstElementChild, r.lastElementChild]).map(c => [c.textContent,"
+        " c.getBoundingClientRect().left, c.getBoundingClientRect().right])"
+    )  # fmt: skip
+    verdicts = page.eval_on_selector_all(
+        "main tbody strong", "list => list.map(c => [c.textContent, c.getBoundingClientRect().left,"
+        " c.getBoundingClientRect().right])"
+    )  # fmt: skip
+    assert len(cells) > 100
+    assert len(verdicts) > 30
+    for text, left, right in cells + verdicts:
+        assert 0 <= left <= right <= page.viewport_size["width"], text
+
+
 def test_ids_are_unique_and_headings_stand_in_order(page):
     ids = page.eval_on_selector_all("[id]", "list => list.map(e => e.id)")
     assert len(ids) == len(set(ids))

@@ -17,7 +17,7 @@ import torch
 from cifarnb import runs
 from cifarnb.config import ConfigError
 from cifarnb.models import build_model, count_parameters
-from cifarnb.report import build
+from cifarnb.report import build, pdf
 
 
 @pytest.fixture
@@ -319,3 +319,27 @@ def test_whether_a_folder_can_be_written_to_is_tried_without_a_trace(tmp_path):
     (tmp_path / "writable").write_bytes(b"mine")
     build._check_writable(tmp_path)
     assert tree(tmp_path) == {"writable": b"mine"}
+
+
+def test_the_pdf_belongs_to_the_report_and_a_report_without_one_takes_it_away(remake, there, tmp_path, monkeypatch):
+    printer = tmp_path / "chromium"
+    printer.write_text('#!/bin/sh\nfor a; do case "$a" in --print-to-pdf=*) echo "%PDF" > "${a#*=}";; esac; done\n')
+    printer.chmod(0o755)
+    monkeypatch.setattr(pdf, "BROWSERS", (str(printer),))
+    ok, said = remake(there, there / "runs", pdf=True)
+    assert ok
+    assert said[-1].endswith("report.pdf")
+    assert (there / "report.pdf").read_text() == "%PDF\n"
+    assert "report.pdf" in json.loads((there / "summary.json").read_text())["files"]
+    printer.unlink()
+    ok, said = remake(there, there / "runs", pdf=True)
+    assert not ok
+    assert re.fullmatch(r".*report\.pdf is not made: Chromium is not found .*install.*", said[-1])
+    assert (there / "report.html").exists()
+    assert not (there / "report.pdf").exists()
+
+
+@pytest.mark.parametrize("link", ["javascript:alert(1)", "example.org", "https://a b", "https://a>"])
+def test_a_link_to_the_code_is_an_address(link, tmp_path):
+    with pytest.raises(ConfigError, match="code_link: expected is an address"):
+        build.build_report("smoke", out=tmp_path, hand_in={"code_link": link})

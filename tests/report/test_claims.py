@@ -384,14 +384,21 @@ def test_depth_takes_more_steps_to_show():
 
 
 @pytest.mark.parametrize(
-    ("claim", "place"), [("band", "landscape"), ("beta", "sgd"), ("gradient", "sgd"), ("rates", "rates")]
+    ("claim", "place", "least"),
+    [
+        ("steadier", "", 1955),
+        ("band", "landscape", 1955),
+        ("beta", "sgd", 391),
+        ("gradient", "sgd", 391),
+        ("rates", "rates", 391),
+    ],
 )
-def test_the_course_of_training_shows_after_an_epoch(claim, place):
+def test_the_course_of_training_shows_after_an_epoch_or_more(claim, place, least):
     def of(steps):
         keys = ("median_band_width", "beta", "gradient_change", "within_one_point")
         measured = {"steps": steps, "runs": [], **{key: mean_and_interval([1.0]) for key in keys}}
-        numbers = {"probes": {"sgd": measured}} if place == "sgd" else {place: measured}
+        numbers = {"sgd": {"probes": {"sgd": measured}}, "": {"steps": steps}}.get(place, {place: measured})
         return verdict(claim, *(network(name, **numbers) for name in ("vgg_a", "vgg_a_bn")), profile="quick")["verdict"]
 
-    assert of(390) == TOO_SHORT
-    assert of(391).startswith(NOISE)
+    assert of(least - 1) == TOO_SHORT
+    assert of(least).startswith(NOISE)

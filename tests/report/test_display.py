@@ -1,11 +1,15 @@
 import base64
+import io
 import struct
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from cifarnb.report import display
+from cifarnb.report.style import styled
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ def test_a_figure_carries_size_alt_text_name_and_caption(shown):
     display.show_figure(figure, "line", "A *line*.", "A line going up.")
     (data, metadata), (caption, about) = shown
     width, height = struct.unpack(">II", base64.b64decode(data["image/png"])[16:24])
-    assert (width, height) == (600, 400)  # twice the size it is shown at
+    assert (width, height) == (900, 600)  # three times the size it is shown at: 300 pixels an inch
     assert metadata["image/png"] == {"width": 300, "height": 200, "alt": "A line going up."}
     assert metadata["cifarnb"] == {"kind": "figure", "name": "line", "caption": "A *line*."}
     assert "A *line*." in caption.data
@@ -35,6 +39,38 @@ def test_the_same_figure_gives_the_same_bytes(shown):
         figure.subplots().plot([1, 3, 2])
         display.show_figure(figure, "f", "c", "a")
     assert shown[0][0] == shown[2][0]
+
+
+def drawn(draw):
+    """A figure's picture as the report has it, its pixels (H, W, 3), and those that Matplotlib draws."""
+    figures = Figure(figsize=(3, 2)), Figure(figsize=(3, 2))  # drawing one changes its layout
+    for figure in figures:
+        draw(figure)
+    data, _ = display.figure_output(figures[0], "f", "c", "a")
+    plain = io.BytesIO()
+    with styled():
+        figures[1].savefig(plain, format="png", dpi=display.DPI)
+    picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    return picture, np.asarray(picture.convert("RGB"), int), np.asarray(Image.open(plain).convert("RGB"), int)
+
+
+def test_curves_are_kept_in_few_colours_that_look_the_same(shown):
+    picture, kept, plain = drawn(lambda figure: figure.subplots().plot([1, 3, 2]))
+    assert picture.mode == "P"
+    assert np.abs(kept - plain).mean() < 0.1
+    assert len(picture.getcolors()) <= 256
+
+
+def test_photographs_keep_every_colour(shown):
+    photograph = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    picture, kept, plain = drawn(lambda figure: figure.subplots().imshow(photograph))
+    assert picture.mode == "RGB"
+    assert (kept == plain).all()
+
+
+def test_an_empty_figure_is_white(shown):
+    _, kept, _ = drawn(lambda figure: None)
+    assert (kept == 255).all()
 
 
 def test_a_table_comes_as_html_markdown_and_text_with_numbers_on_the_right(shown):

@@ -7,6 +7,7 @@ import pytest
 import cifarnb
 from cifarnb.config import ConfigError
 from cifarnb.report import execution, sections
+from cifarnb.report.page import Section
 
 
 def execute(folder, names=("01_test",), profile="quick", **options):
@@ -33,6 +34,15 @@ def test_good_failing_dying_and_slow_sections(project):
     assert "8 s" in done["05_sleeps"].error
     executed = nbformat.read(done["01_good"].notebook, as_version=4)
     assert executed.cells[-1].outputs[0].text == "3\n"
+
+
+def test_what_reads_the_runs_of_the_others_is_executed_after_them(project, monkeypatch):
+    for name in ("01_test", "05_test"):
+        project(name=name)
+    folder = project(name="03d_reads")
+    monkeypatch.setattr(execution, "READERS", ("03d_reads",))
+    monkeypatch.setattr(execution, "_execute_one", lambda name, *_: Section(name, None, "ok"))
+    assert [*execute(folder, ["01_test", "03d_reads", "05_test"])] == ["01_test", "05_test", "03d_reads"]
 
 
 def test_a_kernel_is_this_python_with_nothing_of_the_users(project, monkeypatch):

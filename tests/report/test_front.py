@@ -55,6 +55,17 @@ def test_runs_that_are_not_there_are_counted(make_summary):
     assert notice.endswith("b has 1 of 3; c has 0 of 92.")
 
 
+def test_whose_report_it_is_and_where_its_code_is(make_summary):
+    given = {"author": "A. *Star* <b>", "student_number": "1_2", "code_link": "https://example.org/a_b"}
+    assert front.byline(make_summary() | {"hand_in": given}) == (
+        r"**Author:** A. \*Star\* \<b\> · **Student number:** 1\_2 · **Code:** "
+        r"[example.org/a\_b](<https://example.org/a_b>)"
+    )
+    assert front.byline(make_summary() | {"hand_in": {**dict.fromkeys(given, ""), "author": "A"}}) == "**Author:** A"
+    assert front.byline(make_summary() | {"hand_in": dict.fromkeys(given, "")}) == ""
+    assert front.byline(make_summary()) == ""
+
+
 def test_the_best_network_stands_at_the_front(make_run, make_summary):
     runs = {"simple_cnn": [make_run(accuracies=[0.9, 0.4])], "resnet6": [make_run("resnet6", accuracies=[0.1, 0.5])]}
     page = front.front_page(make_summary(**runs))

@@ -211,6 +211,29 @@ def test_cells_aligned_to_the_right_are_numbers(report: Report, style: str) -> N
     assert [element["attrs"] for element in page.find(within="table")] == [{}, {"class": "num"}, {}]
 
 
+def labels(page: Page) -> list[list[str | None]]:
+    """Of every row of the body the names that its cells bear."""
+    rows = [row for row in page.find("tr") if row["inside"][-1]["tag"] == "tbody"]
+    return [
+        [cell["attrs"].get("data-label") for cell in page.elements if cell["inside"] and cell["inside"][-1] is row]
+        for row in rows
+    ]
+
+
+def test_cells_of_a_table_that_is_wide_for_a_phone_say_which_column_they_are_in(report: Report) -> None:
+    wide = "| claim | `a` < b | | verdict |\n|:--|--:|--|--|\n| it holds | 1 | x | **yes** |\n| or not | 2 |  | no |"
+    assert labels(report.cells(new_markdown_cell(wide))) == [[None, "a < b", "", "verdict"]] * 2
+    narrow = "| claim | here | verdict |\n|--|--|--|\n| it holds | 1 | yes |"
+    assert labels(report.cells(new_markdown_cell(narrow))) == [[None] * 3]
+
+
+def test_cells_under_no_one_name_get_none(report: Report) -> None:
+    head = "<thead><tr><th colspan='2'>a</th><th>b</th><th>c</th><th>d</th></tr></thead>"
+    body = "<tbody><tr><td>1</td><td>2</td><td>3</td><td>4</td><td>5</td></tr></tbody>"
+    shown = text_output(f"<table>{head}{body}</table>", "text/html")
+    assert labels(report.cells(code(shown))) == [[None] * 5]
+
+
 def test_a_data_frame_shown_as_it_is_loses_its_style(report: Report) -> None:
     shown = {"text/html": "<div><style scoped>td {color: red}</style><table></table></div>", "text/plain": "frame"}
     page = report.cells(code(new_output("execute_result", shown, execution_count=1)))
@@ -343,6 +366,31 @@ def test_references_get_the_number_of_their_figure_or_table(report: Report) -> N
         assert line in report.markdown
     assert '<a id="fig-b"></a>' in report.markdown
     assert '<a id="table-t"></a>' in report.markdown
+
+
+def test_a_reference_to_a_section_that_ran_gets_its_number(report: Report) -> None:
+    ran = report.section("01_one", new_markdown_cell("# 1. Part\n\n## 1.2 One (一)\n\nSee [here](#section-02_two)."))
+    failed = report.section("02_two", new_markdown_cell("# 2. Two"), status="failed")
+    page = report.render(ran, failed, front="[a](#section-01_one), [b](#section-02_two)")
+    assert page.links() == {"Skip to content": "#content", "Section 1.2": "#section-01_one"}
+    assert "section-01_one" in page.ids()
+    assert "section-02_two" not in report.html
+    assert "[Section 1.2](#section-01_one), b" in report.markdown
+    assert '<a id="section-01_one"></a>' in report.markdown
+
+
+def test_the_front_page_may_be_made_of_the_anchors_that_are_there(report: Report) -> None:
+    section = report.section("01_one", new_markdown_cell("# 1. One"), code(figure("f"), table("t")))
+    report.render(section, front=lambda anchors: " ".join(sorted(anchors)))
+    assert "fig-f section-01_one table-t" in report.markdown
+
+
+def test_the_byline_stands_under_the_title_and_only_if_there_is_one(report: Report) -> None:
+    page = report.render(byline="**Author:** A\\_B")
+    (line,) = page.find("p", "byline")
+    assert line["text"] == "Author: A_B"
+    assert report.markdown.startswith("# A title\n\n**Author:** A\\_B\n")
+    assert report.render().find("p", "byline") == []
 
 
 def test_a_file_named_as_code_becomes_a_link(report: Report) -> None:

@@ -128,6 +128,7 @@ def test_titles_are_the_headings_of_the_report():
         "1.2 Residual connections + batch norm",
         "1.3 A deeper network",
         "1.4 Trained well",
+        "1.6 What the networks see",
         "2. Batch Normalization",
         "2.3 Why batch norm helps",
         "3. Summary",
@@ -308,6 +309,12 @@ def test_a_draft_in_the_folder_is_no_section(project):
     for name in ("Untitled", "Untitled1", "01_test-Copy1", "notes", "1"):
         (folder / "notebooks" / f"{name}.ipynb").write_text("", encoding="utf-8")
     assert sections.names() == ["01_test"]
+
+
+def test_a_letter_puts_a_section_between_two_numbers(project):
+    for name in ("04_test", "03_test", "03d_test", "03dd_test", "d03_test"):
+        project(name=name)
+    assert sections.names() == ["03_test", "03d_test", "04_test"]
 
 
 @pytest.mark.parametrize(

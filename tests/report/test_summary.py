@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cifarnb import data, experiment
 from cifarnb.models import LABELS
+from cifarnb.report import sections, summary
+from cifarnb.report.claims import CONFIRMED, NOT_RUN, NOT_TESTED, TOO_SHORT
 from cifarnb.report.significance import mean_and_interval
 from cifarnb.report.summary import (
     beats_guessing,
@@ -18,7 +21,10 @@ from cifarnb.report.summary import (
     envelopes,
     gap,
     loss_fluctuation,
+    networks_to_look_at,
+    summarize,
 )
+from cifarnb.runs import NotRunError
 
 
 def test_a_network_is_described_by_its_records(make_run):
@@ -127,6 +133,7 @@ def test_probes_are_described_by_their_medians_over_the_steps(make_run):
 
     runs = [probed(0, [1.0, 5.0, 2.0]), probed(1, [math.nan, 4.0, 8.0])]
     described = describe_probes(runs)
+    assert described.pop("beta_swing")["values"] == pytest.approx([4.4 / 1.2, 7.6 / 4.4])  # of 1, 2, 5 and of 4, 8
     assert described == {
         "width": 1.0,
         "lr": 0.001,
@@ -142,10 +149,11 @@ def test_probes_are_described_by_their_medians_over_the_steps(make_run):
     assert describe_probes([probed(0, [math.nan] * 3)])["beta"]["mean"] == math.inf
     later = describe_probes(runs, {0: None, 1: 2})  # with seed 0 one of the two networks does not learn
     assert later["beta"] == mean_and_interval([8.0])
+    assert later["beta_swing"] == mean_and_interval([1.0])
     assert later["loss_range"] == mean_and_interval([0.25])
     assert (later["compared_from"], later["compared_walks"]) == ([None, 2], [1])
     nothing = describe_probes(runs, {0: None, 1: None})
-    assert nothing["beta"] is None
+    assert (nothing["beta"], nothing["beta_swing"]) == (None, None)
     assert nothing["compared_walks"] == []
 
 
@@ -181,6 +189,9 @@ def test_the_gap_between_training_and_test_images_in_words(make_run):
     assert gap(above)[1].endswith("is 5.0 points above that on the test images")
     assert gap(below)[0] == pytest.approx(-0.25)
     assert gap(below)[1].endswith("is 25.0 points below that on the test images")
+    assert gap(above)[1].startswith("the accuracy on the training images is")
+    augmented = dataclasses.replace(above, config=above.config.replace(augment=True))
+    assert gap(augmented)[1].startswith("the accuracy on the training images, as they are augmented, is")
 
 
 def test_what_is_smaller_with_batch_norm_is_told_by_the_means():
@@ -204,3 +215,51 @@ def test_envelopes_by_network_smoothed_and_thinned(make_run):
     }
     low, high = envelopes(runs, smoothing=2, every=1)["vgg_a"]
     assert (low.tolist(), high.tolist()) == ([1, 2, 1.5, 3], [3, 2, 1.5, 4])
+
+
+@pytest.mark.parametrize(
+    ("names", "holds"),
+    [
+        (
+            ("simple_cnn", "resnet6"),
+            {"Residual connections and batch norm do much better than the simple CNN."},
+        ),
+        (
+            ("vgg_a", "vgg_a_bn"),
+            {
+                "With batch norm VGG-A tests better.",
+                "With batch norm it converges to a lower loss.",
+                "With batch norm it converges faster.",
+            },
+        ),
+    ],
+)
+def test_quick_points_the_way_on_synthetic_images(names, holds, tmp_path):
+    """In quick's few steps the networks go the way that the write-up says; what takes more steps is left open."""
+    dataset = data.load("synthetic")
+    for name in names:
+        experiment.run_all(sections.configs(name, "quick"), dataset, tmp_path, jobs=1)
+    judged = {c["claim"]: c["verdict"] for c in summarize("quick", dataset, tmp_path)["claims"]}
+    decided = {claim for claim, verdict in judged.items() if verdict not in (NOT_RUN, NOT_TESTED, TOO_SHORT)}
+    assert decided == holds
+    assert all(judged[claim].startswith(f"{CONFIRMED} ") for claim in holds)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "looked_at"),
+    [
+        ({"simple_cnn": 0.5, "resnet6": 0.7, "resnet9": 0.6, "vgg_a": 0.65}, ["simple_cnn", "resnet6", "resnet9"]),
+        ({"simple_cnn": 0.5, "resnet9": 0.6, "vgg_a": 0.65, "vgg_a_bn": 0.8}, ["simple_cnn", "resnet9", "vgg_a_bn"]),
+    ],
+)
+def test_looked_at_are_the_write_ups_networks_and_the_best(accuracies, looked_at, make_run, tiny_dataset, monkeypatch):
+    there = {name: make_run(name, accuracies=[value]) for name, value in accuracies.items()}
+    monkeypatch.setattr(summary, "_find", lambda configs, *_: [there[c.model] for c in configs if c.model in there])
+    assert [*networks_to_look_at("full", tiny_dataset)] == looked_at
+    there["vgg_a_bn"] = make_run("vgg_a_bn", accuracies=[0.9], losses=[1.0, math.nan])
+    assert "vgg_a_bn" not in networks_to_look_at("full", tiny_dataset)
+
+
+def test_without_any_network_of_the_write_up_there_is_nothing_to_look_at(tiny_dataset, tmp_path):
+    with pytest.raises(NotRunError, match=r"Simple CNN, 200 epochs.*; ResNet, 6 blocks.*; ResNet, 9 blocks"):
+        networks_to_look_at("full", tiny_dataset, tmp_path)

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cifarnb import insight
 from cifarnb.models import LABELS, MODELS
 from cifarnb.report import tables
 from cifarnb.report.claims import NOT_COMPARABLE
@@ -288,3 +289,26 @@ def test_since_when_networks_learn_and_how_many_walks_are_compared():
 def test_the_layers_of_a_narrow_network_are_its_own():
     assert tables.layers("vgg_a", 0.25)["layer"][0].startswith("Conv2d(3→16,")
     assert number(tables.layers("vgg_a", 0.25)["parameters"].iloc[-1]) < 9_750_922 / 15
+
+
+def test_the_pairs_that_each_network_confuses_most():
+    simple, deeper = np.zeros((10, 10), int), np.zeros((10, 10), int)
+    simple[3, 5], simple[5, 3], simple[0, 8], deeper[1, 9] = 1000, 234, 7, 5
+    table = tables.confused_pairs({"simple_cnn": simple, "resnet6": deeper}, [f"c{i}" for i in range(10)], most=2)
+    assert [*table] == ["network", "1.", "2."]
+    assert rows(table) == {
+        LABELS["simple_cnn"]: ("c3 and c5: 1,234", "c0 and c8: 7"),
+        LABELS["resnet6"]: ("c1 and c9: 5", "c0 and c1: 0"),
+    }
+
+
+def test_calibration_is_how_sure_and_how_right():
+    logits = np.zeros((8, 10), np.float16)
+    logits[:, 0] = 20
+    nothing = np.zeros(0)
+    labels = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    seen = insight.Seen(labels, nothing, logits, *[nothing] * 7)
+    (row,) = rows(tables.calibration({"resnet6": seen})).values()
+    # Best is a probability of 3/4 beside nine classes that share the rest: a gap of ln 27 between the logits.
+    temperature = f"{20 / math.log(27):.2f}"
+    assert row == ("75.0%", "100.0%", f"{temperature}, {temperature}", "25.0%", "0.0%")

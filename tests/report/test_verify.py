@@ -118,8 +118,9 @@ def on_a_copy(smoke, remake, dataset, tmp_path, monkeypatch):
         target = made / runs.run_name(run.config, "cifar10")
         shutil.copytree(path, target)
         edit(target / "provenance.json", r'"cifar10": false', '"cifar10": true')
-    ok, _ = remake(tmp_path / "out", made)
+    ok, _ = remake(tmp_path / "out", made, hand_in={"author": "A. Student", "code_link": "https://example.org"})
     assert ok
+    assert "A. Student" in (tmp_path / "out" / "report.html").read_text()
     images = [part.clone() for part in (dataset.train_images, dataset.test_images)]
     images[0][1], images[1][3], images[1][7] = 0, 255, 0
     original = dataclasses.replace(
@@ -267,6 +268,18 @@ def test_an_accuracy_with_augmentation_that_contradicts_its_predictions_is_found
     history.write_bytes(kept)
     predictions.unlink()
     assert "tta_predictions.npy cannot be read" in record_fault(runs.load(run.path), dataset)
+
+
+def test_an_insight_that_is_not_of_the_run_is_found(report, dataset):
+    path = run_of(report, "simple_cnn").path
+    (file,) = path.glob("insight-*.npz")
+    assert record_fault(runs.load(path), dataset) == ""
+    arrays = runs.read_insight(file)
+    np.savez(file, **(arrays | {"logits": np.roll(arrays["logits"], 1, axis=1)}))
+    fault = record_fault(runs.load(path), dataset)
+    assert re.fullmatch(r"insight-\w+\.npz predicts otherwise than predictions\.npy for 100 of 100 images", fault)
+    file.write_bytes(b"no archive")
+    assert f"{file.name} cannot be read" in record_fault(runs.load(path), dataset)
 
 
 def test_figures_are_compared(report, smoke):
