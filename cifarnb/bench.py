@@ -133,7 +133,7 @@ def time_usual_loop(config: Config, steps: int) -> float:
     )
     model = build_model(config.model).to(device).train()
     optimizer: torch.optim.Optimizer
-    if config.optimizer == "sgd":
+    if config.optimizer in ("sgd", "muon"):  # everybody has no Muon
         optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum)
     else:
         optimizer = torch.optim.Adam(model.parameters(), config.lr)

@@ -181,13 +181,14 @@ def bench(
     with environment.waiting():
         from cifarnb import bench
     from cifarnb.config import ConfigError, unknown_name
-    from cifarnb.report.sections import NETWORKS
+    from cifarnb.report import recipes, sections
 
-    names = model or list(NETWORKS)
+    networks = (*sections.NETWORKS, recipes.FAST)
+    names = model or networks
     with _one_line_errors():
         for name in names:
-            if name not in NETWORKS:
-                raise ConfigError(f"model {unknown_name(name, NETWORKS)}")
+            if name not in networks:
+                raise ConfigError(f"model {unknown_name(name, networks)}")
         if json_file and not json_file.resolve().parent.is_dir():
             raise ConfigError(f"{json_file}: cannot be written, its folder does not exist")
     found = []

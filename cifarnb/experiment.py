@@ -132,14 +132,19 @@ def run_all(
     return [run(config, dataset, runs_dir) for config in configs]
 
 
+_TOLD = ("weight_decay", "label_smoothing", "average_decay", "cutout", "validation_size")  # where they are asked for
+
+
 def describe(config: Config) -> str:
     """A run in a few words, for a reader."""
     schedule = "" if config.schedule == "none" else f" ({config.schedule})"
     augmentation = "crop and flip" if config.augment else "no augmentation"
+    asked = config.asked()
+    more = "".join(f", {name.replace('_', ' ')} {asked[name]:g}" for name in _TOLD if name in asked)
     epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs} epochs"
     return (
         f"{label(config.model, config.width)}, {epochs}, {config.optimizer} at learning rate "
-        f"{config.lr:g}{schedule}, batches of {config.batch_size}, {augmentation}, seed {config.seed}"
+        f"{config.lr:g}{schedule}, batches of {config.batch_size}, {augmentation}{more}, seed {config.seed}"
     )
 
 

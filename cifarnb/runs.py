@@ -178,7 +178,8 @@ class Run:
         """Where the weights are: with the run, or, of a headline run in a report, among the report's ``weights/``."""
         own = self.path / "weights.safetensors"
         folder = self.path.parent.parent / "weights"
-        placed = (folder / f"{name}.safetensors" for name in (self.config.model, self.name))
+        model = self.config.model
+        placed = (folder / f"{name}.safetensors" for name in (model, f"{model}-well", self.name))
         return own if own.exists() else next((file for file in placed if run_of_weights(file) == self.name), own)
 
     def path_coordinates(self) -> tuple[np.ndarray, tuple[float, float]]:

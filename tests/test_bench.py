@@ -79,7 +79,7 @@ def test_the_usual_loop_trains_the_same_network_with_the_same_settings(monkeypat
     assert made == {"model": "simple_cnn", "lr": 0.003, "crop": (32, 4)}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, "fast_cnn"])
 def test_what_is_benchmarked_is_what_the_full_profile_trains(name, monkeypatch):
     seen = []
 

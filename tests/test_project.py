@@ -28,7 +28,7 @@ LAYERS = [
     "models report.style report.page",
     "config data",
     "metrics runs progress optimizers",
-    "landscape insight report.claims",
+    "landscape insight report.claims report.recipes",
     "training report.figures report.tables report.requirements",
     "experiment report.sections report.front report.display report.insight_figures",
     "report.summary report.execution report.placing bench",

@@ -23,7 +23,7 @@ from cifarnb.report.plan import announcement, plan
 from cifarnb.report.summary import summarize
 from cifarnb.runs import Run, RunError, atomic_write, describe_origin, locked, now, project_root
 
-HALF_ABOVE = 5_000_000  # parameters: larger networks' weights are kept in float16
+HALF_ABOVE = 1_500_000  # parameters: larger networks' weights are kept in float16
 WEIGHTS_HELP = """\
 PyTorch state dicts, one a network, in safetensors; read them with
 
@@ -211,7 +211,7 @@ def render_report(
         byline=front.byline(summary),
         front=functools.partial(front.front_page, summary),
         provenance=front.provenance(summary, runs),
-        files={weights_file(run): weights_name(run) for run in headline_runs(runs, summary)},
+        files={weights_file(run): weights_name(run, summary) for run in headline_runs(runs, summary)},
     )
 
 
@@ -241,14 +241,20 @@ def finished_runs(profile: str, dataset: Dataset, overrides: dict[str, Any]) -> 
 
 
 def headline_runs(runs: Sequence[Run], summary: dict[str, Any]) -> list[Run]:
-    """Those whose weights the report brings: of every network the first seed's."""
-    headlines = {network["run"] for network in summary["networks"]}
+    """Those whose weights the report brings: of every network the first seed's, and of those trained well."""
+    headlines = {network["run"] for network in described_networks(summary)}
     return [run for run in runs if run.name in headlines]
 
 
-def weights_name(run: Run) -> str:
+def described_networks(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """The numbers of all networks: with the write-up's recipe, and trained well, where a report has these."""
+    return [*summary["networks"], *summary.get("well", [])]
+
+
+def weights_name(run: Run, summary: dict[str, Any]) -> str:
     """The weights of a headline run in the folder of the report."""
-    return f"weights/{run.config.model}.safetensors"
+    well = any(network["run"] == run.name for network in summary.get("well", []))
+    return f"weights/{run.config.model}{'-well' if well else ''}.safetensors"
 
 
 def _gather_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path, stage: Path) -> dict[str, str]:
@@ -259,13 +265,13 @@ def _gather_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path, sta
     rows: list[str] = []
     renamed: dict[str, str] = {}
     for run in headline_runs(runs, summary):
-        count = sum(network["parameters"] for network in summary["networks"] if network["run"] == run.name)
-        half, name = count > HALF_ABOVE, weights_name(run)
+        count = next(n["parameters"] for n in described_networks(summary) if n["run"] == run.name)
+        half, name = count > HALF_ABOVE, weights_name(run, summary)
         if not placing.has_weights(run, name, out):
             try:
                 weights = run.weights()
             except RunError as error:
-                rows.append(f"- {LABELS[run.config.model]}: none ({error})")
+                rows.append(f"- `{Path(name).name}`: none ({error})")
                 continue
             if half:
                 weights = {part: w.half() if w.is_floating_point() else w for part, w in weights.items()}
@@ -273,7 +279,7 @@ def _gather_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path, sta
             safetensors.torch.save_file(weights, stage / name, metadata={"run": run.name})
             renamed |= placing.keep_weights(name, out)
         rows.append(
-            f"- `{run.config.model}.safetensors`: {LABELS[run.config.model]}, {count:,} parameters in "
+            f"- `{Path(name).name}`: {LABELS[run.config.model]}, {count:,} parameters in "
             f"{'float16' if half else 'float32'}, after the last of {len(run.history)} epochs; test accuracy "
             f"{run.final_accuracy:.2%}. Run `{run.name}`: {experiment.describe(run.config)}; trained on "
             f"{run.provenance['device_name']} in {run.provenance['precision']}, commit {front.commit(run.provenance)}."

@@ -150,8 +150,10 @@ def _read(folder: Path) -> tuple[str, dict[str, list[Run]]]:
         run = _load(folder)
         return "run", {run.config.model: [run]}
     try:
-        networks = json.loads(file.read_text(encoding="utf-8"))["networks"]
-        paths = {n["name"]: [folder / "runs" / name for name in n["runs"]] for n in networks if n["runs"]}
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        named = [(n["name"], n["runs"]) for n in summary["networks"]]
+        named += [(f"{n['label']}, trained well", n["runs"]) for n in summary.get("well", [])]
+        paths = {what: [folder / "runs" / name for name in of] for what, of in named if of}
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, KeyError):

@@ -16,11 +16,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from torch import Tensor
 
 from cifarnb.models import LABELS
+from cifarnb.report.significance import sampling_interval
 from cifarnb.report.style import styled_figure as _styled
 from cifarnb.runs import Run
 
 _PALETTE = sns.color_palette("colorblind")
-COLORS = dict(zip(LABELS, [_PALETTE[i] for i in (1, 0, 2, 3, 4, 9, 7)], strict=False))
+COLORS = dict(zip(LABELS, [_PALETTE[i] for i in (1, 0, 2, 3, 4, 9, 7, 5)], strict=False))
 WIDTH = 7.6  # inches; at 100 pixels an inch the report's column
 _TOP_LOSS = 100.0  # chance is 2.3: beyond, a surface tells nothing, and one peak would take all the levels
 
@@ -135,6 +136,37 @@ def compare_curves(runs: Mapping[str, Sequence[Run]]) -> Figure:
     _label_axes(right, "accuracy")
     right.set_ylabel("test accuracy")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center")
+    return figure
+
+
+@_styled
+def gap(rungs: Sequence[Mapping[str, Any]], reported: float) -> Figure:
+    """Test accuracy from the first rung to the last, one ingredient more on each, with 95 % intervals.
+
+    ``rungs`` are those of ``summary.describe_well``, ``reported`` is the write-up's number to be reached (0 to 1).
+    Faint dots are the seeds.
+    """
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.42 * len(rungs)))
+    ax = figure.subplots()
+    for row, rung in enumerate(rungs):
+        final = rung["final_accuracy"]
+        low, high = final["ci95"] or sampling_interval(final["mean"], rung["test_images"])
+        ax.plot([low, high], [row, row], color=_PALETTE[0], lw=2)
+        ax.plot(final["values"], [row] * len(final["values"]), "o", color=_PALETTE[0], ms=4, alpha=0.4)
+        ax.plot(final["mean"], row, "o", color=_PALETTE[0], mec="white", ms=8)
+        if rung["gain"] is not None:
+            ax.annotate(
+                f"{100 * rung['gain']:+.1f}", (high, row), xytext=(6, 0), textcoords="offset points", va="center",
+                fontsize="small",
+            )  # fmt: skip
+    ax.axvline(reported, color="0.4", ls=(0, (4, 2)), lw=1.2)
+    ax.annotate(f"{reported:.2%}, the write-up", (reported, -0.6), fontsize="small", color="0.3", ha="right")
+    ax.set_yticks(
+        range(len(rungs)), [rung["name"] if not row else f"+ {rung['name']}" for row, rung in enumerate(rungs)]
+    )
+    ax.set(ylim=(len(rungs) - 0.5, -1), xlabel="test accuracy")
+    ax.margins(x=0.12)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
     return figure
 
 

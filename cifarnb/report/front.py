@@ -18,7 +18,7 @@ TITLE = "CIFAR-10: a simple CNN, residual networks, and why batch normalization 
 def banner(summary: Mapping[str, Any]) -> list[str]:
     """What a reader must know before anything else, a line each."""
     notices = []
-    ran = [network for network in summary["networks"] if network["final_accuracy"]]
+    ran = _that_ran(summary)
     if summary["profile"] != "full":
         notices.append(
             f"**Profile {summary['profile']}: the schedule is shortened.** These runs show that everything works and "
@@ -47,6 +47,12 @@ def banner(summary: Mapping[str, Any]) -> list[str]:
     return notices
 
 
+def _that_ran(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The networks that ran: with the write-up's recipe, and trained well."""
+    well = [network | {"label": f"{network['label']}, trained well"} for network in summary.get("well", [])]
+    return [network for network in [*summary["networks"], *well] if network["final_accuracy"]]
+
+
 def byline(summary: Mapping[str, Any]) -> str:
     """Who hands the report in, and where its code is, in inline Markdown; empty if neither is stated."""
     given = {key: _escape(value) for key, value in summary.get("hand_in", {}).items() if value}
@@ -66,7 +72,7 @@ def front_page(summary: Mapping[str, Any], anchors: Collection[str] = ()) -> str
 
     ``anchors`` are those that the sections have: nothing else is linked to as an answer.
     """
-    ran = [network for network in summary["networks"] if network["final_accuracy"]]
+    ran = _that_ran(summary)
     lines = ["# Results at a glance (结果概览)", ""]
     if ran:
         best = max(ran, key=lambda network: network["final_accuracy"]["mean"])
@@ -87,6 +93,11 @@ def front_page(summary: Mapping[str, Any], anchors: Collection[str] = ()) -> str
     note = (
         "Test accuracy: the mean over the seeds, with half of its 95 % confidence interval where there are several. "
         "The result is that after the last epoch; the best epoch (its number in brackets) is chosen on the test images."
+        + (
+            " Trained well: section 1.4; augmented tests: the mean over six views of an image."
+            if summary.get("well")
+            else ""
+        )
     )
     asked = tabulate(
         requirements.rows(summary, anchors), ["asked for", "share", "answered in"], "pipe", disable_numparse=True
@@ -104,11 +115,14 @@ def front_page(summary: Mapping[str, Any], anchors: Collection[str] = ()) -> str
 
 
 def headline_table(summary: Mapping[str, Any]) -> str:
-    """Every network's accuracies, reported and here, in Markdown."""
+    """Every network's accuracies, reported, here, and trained well as in section 1.4, in Markdown."""
     columns = ["network", "reported", "last epoch", "best epoch", "parameters"]  # what matters first: phones are narrow
-    align = ("left", "right", "right", "right", "right")
-    table = tables.networks(summary)[columns].to_markdown(index=False, disable_numparse=True, colalign=align)
-    return str(table)
+    table = tables.networks(summary)[columns]
+    if "well" in summary:
+        columns[3:3] = ["trained well", "augmented tests"]
+        table = tables.beside_well(table, summary["well"])[columns]
+    align = ("left", *["right"] * (len(columns) - 1))
+    return str(table.to_markdown(index=False, disable_numparse=True, colalign=align))
 
 
 def provenance(summary: Mapping[str, Any], runs: Sequence[Run]) -> str:

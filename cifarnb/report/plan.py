@@ -20,6 +20,7 @@ from cifarnb.training import split
 
 STEPS = 3  # that are timed of a network, after as many that are not
 SOON = 3e12  # operations that the slowest machines in use do in about a minute
+VIEWS = 6  # of an image, with test-time augmentation
 TEST = 1 / 3  # of the cost of training on an image: forward alone
 
 
@@ -36,7 +37,7 @@ class Task:
     def kind(self) -> Config:
         """What one step of it costs as much as: the same network, batch and optimizer."""
         plain = {"seed": 0, "epochs": 1, "train_size": 0, "test_size": 0, "validation_size": 0, "schedule": "none"}
-        return self.config.replace(**plain, lr=1e-3, probe_every=0, keep_path=False, label_smoothing=0.0)
+        return self.config.replace(**plain, lr=1e-3, probe_every=0, keep_path=False, label_smoothing=0.0, tta=False)
 
     @property
     def operations(self) -> float:
@@ -79,6 +80,7 @@ def _task(section: str, config: Config, dataset: Dataset, finished: int) -> Task
     walks = -(-steps // config.probe_every) if config.probe_every else 0
     gradients = 1 + config.probe_points * len(config.probe_along)
     passes = epochs * (images + TEST * (parts["test"] + parts["validation"]))
+    passes += TEST * VIEWS * parts["test"] if config.tta else 0
     return Task(section, config, passes, walks * gradients * config.batch_size)
 
 

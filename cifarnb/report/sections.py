@@ -13,12 +13,14 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from cifarnb.config import Config, ConfigError, Number, unknown_name
+from cifarnb.report import recipes
 from cifarnb.runs import project_root
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 PROFILES = ("smoke", "quick", "full")
+WELL = "03b_trained_well"
 WHY = "05_why_batchnorm"
 SEES = "03d_what_networks_see"
 SUMMARY = "06_summary"
@@ -50,12 +52,22 @@ LOWEST = {
     "line_points": 3,
     "surface_points": 3,
     "landscape_images": 1,
+    "held_out": 1,
     "seen_images": 20,
     "attributed": 1,
     "mapped": 20,
     "disturbed": 1,
 }
-SHORTEST = {"seeds": 1, "landscape_seeds": 1, "landscape_lrs": 1, "lrs": 1, "direction_seeds": 2}
+SHORTEST = {
+    "seeds": 1,
+    "vgg_seeds": 1,
+    "sgd_seeds": 1,
+    "tried_seeds": 1,
+    "landscape_seeds": 1,
+    "landscape_lrs": 1,
+    "lrs": 1,
+    "direction_seeds": 2,
+}
 
 # Parameters that take the place of a field of a config in some of a section's runs; 0 leaves out those of LEFT_OUT.
 IN_PLACE_OF = {
@@ -70,6 +82,22 @@ IN_PLACE_OF = {
     "walk_epochs": "epochs",
     "rate_epochs": "epochs",
     "skip_epochs": "epochs",
+    "simple_epochs": "epochs",
+    "simple_lr": "lr",
+    "simple_cutout": "cutout",
+    "vgg_epochs": "epochs",
+    "vgg_lr": "lr",
+    "vgg_seeds": "seed",
+    "fast_epochs": "epochs",
+    "fast_batch_size": "batch_size",
+    "fast_sgd_lr": "lr",
+    "sgd_seeds": "seed",
+    "tried_epochs": "epochs",
+    "tried_seeds": "seed",
+    "tried_width": "width",
+    "held_out": "validation_size",
+    "write_up_lr": "lr",
+    "write_up_batch_size": "batch_size",
     "seeds": "seed",
 }
 LEFT_OUT = ("plain_batch_size", "narrow_epochs")
@@ -298,10 +326,14 @@ def check_values(given: Mapping[str, Any]) -> None:
                 raise ConfigError(str(error).replace(field, name, 1)) from None
     if "sgd_lr" in given:
         why_configs(given)
+    if "write_up_lr" in given:
+        recipes.all_configs(given)
 
 
 def configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
     """The runs of a network in its section, one a seed; the first is the headline's."""
+    if model == recipes.FAST:
+        return recipes.network_configs(values(WELL, profile, overrides))[model]
     return network_configs(values(NETWORKS[model], profile, overrides), model)
 
 
@@ -369,6 +401,8 @@ def all_configs(section: str, profile: str, overrides: Mapping[str, Any] | None 
     kinds = (network_configs, landscape_configs, narrow_configs, plain_configs)
     models = [model for model, home in NETWORKS.items() if home == section]
     wanted = [config for model in models for kind in kinds for config in kind(given, model)]
+    if section == WELL:
+        wanted = recipes.all_configs(given)
     if section == WHY:
         wanted = [config for same in why_configs(given).values() for config in same]
     return list(dict.fromkeys(wanted))

@@ -34,6 +34,17 @@ def seed_difference(a: Sequence[float], b: Sequence[float]) -> Interval:
     return float(difference - half), float(difference + half)
 
 
+def paired_difference(a: Mapping[int, float], b: Mapping[int, float], images: int) -> tuple[float, Interval]:
+    """The mean of a − b over the seeds that both have (seed → accuracy, 0 to 1), and its 95 % confidence interval.
+
+    By Student's t over the differences seed by seed; with one seed Newcombe's, on so many test ``images`` each.
+    """
+    pairs = [(a[seed], b[seed]) for seed in a if seed in b]
+    found = mean_and_interval([one - other for one, other in pairs])
+    low, high = found["ci95"] or sampling_difference(*pairs[0], (images, images))
+    return found["mean"], (low, high)
+
+
 def sampling_interval(accuracy: float, images: int) -> Interval:
     """Wilson's 95 % interval for the accuracy (0 to 1) of one run on so many test images."""
     found = stats.binomtest(round(accuracy * images), images).proportion_ci(LEVEL, method="wilson")

@@ -12,13 +12,14 @@ from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, Dataset
 from cifarnb.landscape import envelope, smooth, widths
 from cifarnb.models import build_model, count_multiply_adds, count_parameters, label
-from cifarnb.report import sections
-from cifarnb.report.claims import REPORTED, judge
-from cifarnb.report.significance import mean_and_interval, sampling_interval
+from cifarnb.report import recipes, sections
+from cifarnb.report.claims import OWN_CLAIMS, REPORTED, judge
+from cifarnb.report.significance import mean_and_interval, paired_difference, sampling_interval
 from cifarnb.report.tables import medians_over_steps, swings_over_steps
 from cifarnb.runs import NotRunError, Run, group, learn_together
 
 WINDOW = 50  # steps, over which the loss fluctuates
+PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}  # operations a second in bfloat16, of GPUs, by the maker
 WALKS = {  # of section 2.3: kind → its runs in ``sections.why_configs``, and the direction
     "sgd": ("sgd", "gradient"),
     "second_sgd": ("second_sgd", "gradient"),
@@ -59,6 +60,7 @@ def summarize(
                 "rates": describe_rates(rates) if rates else None,
             }
         )
+    well = describe_well(find_well(sections.values(sections.WELL, profile, overrides), dataset, runs_dir))
     return {
         "profile": profile,
         "data": {
@@ -70,6 +72,8 @@ def summarize(
         },
         "networks": networks,
         "claims": judge(networks, profile),
+        "well": well,
+        "own_claims": judge(well, profile, OWN_CLAIMS),
     }
 
 
@@ -107,7 +111,7 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     """
     width = runs[0].config.width if runs else 1.0
     model = build_model(name, width=width)
-    reported = REPORTED[name]
+    reported = REPORTED.get(name, {})
     description: dict[str, Any] = {
         "name": name,
         "label": label(name, width),
@@ -145,6 +149,112 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "learns_from": [run.learns_from for run in runs],
         "runs": [run.name for run in runs],
     }
+
+
+Found = Mapping[str, Mapping[str, Sequence[Run]]]  # as ``recipes.by_kind`` has the configs
+
+
+def find_well(
+    given: Mapping[str, Any], dataset: Dataset, runs_dir: str | Path = "runs", *, required: bool = False
+) -> Found:
+    """The runs of section 1.4 that are there, from its parameters; trains nothing.
+
+    Raises NotRunError if they are ``required`` and there are none.
+    """
+    found = {
+        kind: {name: _find(configs, dataset, runs_dir) for name, configs in of.items()}
+        for kind, of in recipes.by_kind(given).items()
+    }
+    if required and not any(runs for of in found.values() for runs in of.values()):
+        raise NotRunError("none of its runs")
+    return found
+
+
+def describe_well(found: Found) -> list[dict[str, Any]]:
+    """The numbers of section 1.4: its networks, as ``describe_network`` has them, with more.
+
+    - ``tta_accuracy``, over the seeds; ``operations`` of a run's training (two for every multiply-add, forward and
+      twice as many backward), its ``seconds``, and the ``share_of_peak``, where the device's is known;
+    - of the network made for speed ``muon`` and ``sgd``, the two optimizers with the seeds that both have;
+    - of that with six blocks ``ladder`` and ``variants``: the ``rungs``, on images held out, and of its first and last
+      rung ``write_up`` and ``recipe``.
+    """
+    networks = [describe_network(name, runs) | _cost(name, runs) for name, runs in found["networks"].items()]
+    by_name = {network["name"]: network for network in networks}
+    fast, gap = by_name[recipes.FAST], by_name[recipes.GAP]
+    fast["muon"], fast["sgd"] = _sides(found["networks"][recipes.FAST], found["sgd"][recipes.FAST])
+    rungs = [*found["ladder"].values()]
+    gap["write_up"], gap["recipe"] = _sides(rungs[0], rungs[-1])
+    gap["ladder"] = _rungs(found["ladder"], {name: rungs[i - 1] for i, name in enumerate(found["ladder"]) if i})
+    gap["variants"] = _rungs(found["variants"], dict.fromkeys(found["variants"], rungs[-1]))
+    return networks
+
+
+def _cost(name: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """What a run's training costs, and what test-time augmentation gives."""
+    if not runs:
+        return dict.fromkeys(["tta_accuracy", "operations", "seconds", "share_of_peak"])
+    run = runs[0]
+    operations = operations_of(run)
+    with_views = [run.tta_accuracy for run in runs]
+    seconds = [float(run.history["seconds"].sum()) for run in runs]  # of the training passes
+    peaks = [peak for device, peak in PEAKS.items() if device in run.provenance["device_name"]]
+    known = peaks and run.provenance["precision"] == "bfloat16"
+    return {
+        "tta_accuracy": None if None in with_views else mean_and_interval([a for a in with_views if a is not None]),
+        "operations": operations,
+        "seconds": mean_and_interval(seconds),
+        "share_of_peak": operations / seconds[0] / peaks[0] if known else None,
+    }
+
+
+def operations_of(run: Run) -> float:
+    """Multiplications and additions of its training: two for every multiply-add, forward and twice as many backward."""
+    model = build_model(run.config.model, width=run.config.width)
+    return 6.0 * count_multiply_adds(model) * run.provenance["train_images"] * len(run.history)
+
+
+def _sides(first: Sequence[Run], second: Sequence[Run]) -> list[dict[str, Any] | None]:
+    """Runs of two kinds with the seeds that both have; None twice if they have none in common."""
+    seeds = {run.config.seed for run in first} & {run.config.seed for run in second}
+    return [_side([run for run in runs if run.config.seed in seeds]) if seeds else None for runs in (first, second)]
+
+
+def _side(runs: Sequence[Run]) -> dict[str, Any]:
+    return {
+        "seeds": [run.config.seed for run in runs],
+        "final_accuracy": mean_and_interval([run.final_accuracy for run in runs]),
+        "steps": min(len(run.losses) for run in runs),
+        "test_images": runs[0].provenance["test_images"],
+        "runs": [run.name for run in runs],
+    }
+
+
+def _rungs(tried: Mapping[str, Sequence[Run]], beside: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """What was tried, as far as it ran, each with what it gains over what it is set beside, paired by seed.
+
+    ``gain`` and ``gain_ci95`` are on the test images, ``held_out_gain`` and ``held_out_gain_ci95`` on those held out.
+    """
+    rungs = []
+    for name, runs in tried.items():
+        if not runs:
+            continue
+        rung = {"name": name, **_side(runs), "validation_accuracy": mean_and_interval([*_held_out(runs).values()])}
+        rung |= dict.fromkeys(("gain", "gain_ci95", "held_out_gain", "held_out_gain_ci95"))
+        other = beside.get(name, [])
+        if {*_held_out(runs)} & {*_held_out(other)}:
+            here, there = ({run.config.seed: run.final_accuracy for run in side} for side in (runs, other))
+            rung["gain"], interval = paired_difference(here, there, rung["test_images"])
+            images = runs[0].config.validation_size
+            rung["held_out_gain"], held_out = paired_difference(_held_out(runs), _held_out(other), images)
+            rung |= {"gain_ci95": [*interval], "held_out_gain_ci95": [*held_out]}
+        rungs.append(rung)
+    return {"rungs": rungs, "runs": [name for rung in rungs for name in rung["runs"]]}
+
+
+def _held_out(runs: Sequence[Run]) -> dict[int, float]:
+    """Seed → accuracy on the images held out, after the last epoch."""
+    return {run.config.seed: float(run.history["validation_accuracy"].iloc[-1]) for run in runs}
 
 
 def loss_fluctuation(run: Run) -> float:

@@ -9,12 +9,22 @@ import numpy as np
 import pandas as pd
 
 from cifarnb import insight
+from cifarnb.config import Config
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
-from cifarnb.report.claims import NOT_COMPARABLE, REPORTED
+from cifarnb.report.claims import ELSEWHERE, NOT_COMPARABLE, PUBLISHED, REPORTED
 from cifarnb.report.significance import accuracy, counted, mean_and_interval, spread
 from cifarnb.runs import Run, learn_together
 
 NOT_RUN = "not run"
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}
+SCHEDULES = {
+    "none": "none",
+    "cosine": "CosineAnnealingLR",
+    "one_cycle": "OneCycleLR",
+    "triangle": "up and down",
+    "linear": "down",
+}
+_CLAIMS = {False: ("claims", "the write-up"), True: ("own_claims", "claim")}  # whose: key in a summary, heading
 MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # of a probe, a value a step
     "range of the loss": lambda probes: probes["loss_max"] - probes["loss_min"],
     "change of the gradient": lambda probes: probes["change_max"],
@@ -45,10 +55,9 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
     """
     run, config = runs[0], runs[0].config
     reported = REPORTED[config.model]
-    optimizer = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[config.optimizer]
+    optimizer = OPTIMIZERS[config.optimizer]
     if config.optimizer == "sgd" and config.momentum:
         optimizer += f", {'Nesterov ' if config.nesterov else ''}momentum {config.momentum:g}"
-    schedule = {"none": "none", "cosine": "CosineAnnealingLR", "one_cycle": "OneCycleLR"}[config.schedule]
     final = mean_and_interval([r.final_accuracy for r in runs])
     best = mean_and_interval([r.best_accuracy for r in runs])
     best_epochs = ", ".join(str(r.best_epoch) for r in runs)
@@ -56,7 +65,7 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
     rows = [
         ("optimizer", reported.get("optimizer"), optimizer),
         ("learning rate", reported.get("lr"), f"{config.lr:g}"),
-        ("schedule", reported.get("schedule"), schedule),
+        ("schedule", reported.get("schedule"), SCHEDULES[config.schedule]),
         ("epochs", reported.get("epochs"), len(run.history)),
         ("batch size", None, config.batch_size),
         ("augmentation", None, "random crop, flip" if config.augment else "none"),
@@ -106,19 +115,139 @@ def networks(summary: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def claims(summary: Mapping[str, Any]) -> pd.DataFrame:
-    """The write-up's conclusions and numbers, what was measured here, the verdict, and a link to what shows it."""
+def beside_well(table: pd.DataFrame, networks: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A table of networks with two columns more: what they reach trained well, without and with augmentation.
+
+    ``networks`` are those of ``summary.describe_well``; one that has no row, or not at that width, gets one.
+    """
+    found = {network["label"]: network for network in networks}
+    rows = [dict(row) for _, row in table.iterrows()]
+    for label in found:
+        if label not in [row["network"] for row in rows]:
+            rest = dict.fromkeys(table.columns, "–") | {"parameters": f"{found[label]['parameters']:,}"}
+            rows.append(rest | {"network": label})
+    for row in rows:
+        network = found.get(row["network"], {})
+        for column, key in {"trained well": "final_accuracy", "augmented tests": "tta_accuracy"}.items():
+            row[column] = accuracy(network[key]) if network.get(key) else "–"
+    return pd.DataFrame(rows)
+
+
+def recipes(configs: Mapping[str, Sequence[Config]]) -> pd.DataFrame:
+    """How each network (columns) is trained, from its configs, which differ in the seed."""
+    rows: dict[str, Callable[[Config], str]] = {
+        "optimizer": lambda c: OPTIMIZERS[c.optimizer] + (", Nesterov" if c.nesterov or c.optimizer == "muon" else ""),
+        "momentum": lambda c: f"{c.momentum:g}",
+        "learning rate": lambda c: f"{c.lr:g}",
+        "schedule": lambda c: SCHEDULES[c.schedule],
+        "epochs": lambda c: f"{c.epochs}",
+        "batch size": lambda c: f"{c.batch_size:,}",
+        "weight decay": lambda c: f"{c.weight_decay:g}",
+        "label smoothing": lambda c: f"{c.label_smoothing:g}",
+        "crop": lambda c: (
+            (f"{c.reflect_padding} px, mirrored" if c.reflect_padding else "4 px") if c.augment else "none"
+        ),
+        "flips": lambda c: ("alternating" if c.alternate_flips else "random") if c.augment else "none",
+        "cutout": lambda c: f"{c.cutout} px" if c.cutout else "–",
+        "average of the weights": lambda c: f"{c.average_decay:g}" if c.average_decay else "–",
+        "seeds": lambda c: "",
+    }
+    columns = {name: [describe(same[0]) for describe in rows.values()] for name, same in configs.items()}
+    for name, same in configs.items():
+        columns[name][-1] = ", ".join(str(config.seed) for config in same)
+    return (
+        pd.DataFrame({LABELS[name]: cells for name, cells in columns.items()}, index=[*rows])
+        .rename_axis("")
+        .reset_index()
+    )
+
+
+def well(networks: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What section 1.4 reached, from ``summary.describe_well``; the last row is what is published of the fast one."""
     rows = []
-    for claim in summary["claims"]:
+    for network in networks:
+        ran = network["final_accuracy"] is not None
+        row = {
+            "network": network["label"],
+            "last epoch": accuracy(network["final_accuracy"]) if ran else NOT_RUN,
+            "augmented tests": accuracy(network["tta_accuracy"]) if network["tta_accuracy"] else "–",
+            "published elsewhere": ELSEWHERE[network["name"]],
+            "parameters": f"{network['parameters']:,}",
+            "epochs": f"{network['epochs']}" if ran else "–",
+        }
+        seconds = network["seconds"]["mean"] if ran else math.nan
+        rows.append(row | _cost(network["operations"], seconds, network["share_of_peak"]))
+    published = {
+        "network": f"{LABELS['fast_cnn']}, as published",
+        "last epoch": "–",
+        "augmented tests": percent(PUBLISHED["tta_accuracy"]),
+        "published elsewhere": "",
+        "parameters": f"{PUBLISHED['parameters']:,}",
+        "epochs": f"{PUBLISHED['epochs']}",
+    }
+    operations, seconds = PUBLISHED["operations"], PUBLISHED["seconds"]
+    rows.append(published | _cost(operations, seconds, operations / seconds / PUBLISHED["peak"]))
+    return pd.DataFrame(rows)
+
+
+def _cost(operations: float | None, seconds: float, share: float | None) -> dict[str, str]:
+    """Of a run's training: its operations in units of 10¹⁵, its time, operations a second in units of 10¹²."""
+    if operations is None:
+        return dict.fromkeys(["10¹⁵ operations", "training, s", "10¹² a second", "of the peak"], "–")
+    return {
+        "10¹⁵ operations": f"{operations / 1e15:.2g}" if operations > 1e11 else "<0.0001",
+        "training, s": f"{seconds:,.3g}" if seconds < 100 else f"{seconds:,.0f}",
+        "10¹² a second": f"{operations / seconds / 1e12:.3g}",
+        "of the peak": "–" if share is None else f"{share:.0%}",
+    }
+
+
+def ladder(rungs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What closes the gap: of every rung of ``summary.describe_well`` the accuracy, and what it gains, in points."""
+    rows = [
+        {
+            "recipe": rung["name"] if not number else f"+ {rung['name']}",
+            "test accuracy": accuracy(rung["final_accuracy"]),
+            "gain, points": "–" if rung["gain"] is None else points(rung["gain"], rung["gain_ci95"]),
+        }
+        for number, rung in enumerate(rungs)
+    ]
+    return pd.DataFrame(rows, columns=["recipe", "test accuracy", "gain, points"])
+
+
+def tried(rungs: Sequence[Mapping[str, Any]], variants: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What was tried on images held out: the rungs, each beside the one before, then variants of the last one."""
+    rows = [
+        (what, rung["name"], accuracy(rung["validation_accuracy"]), "–" if rung["held_out_gain"] is None else
+         points(rung["held_out_gain"], rung["held_out_gain_ci95"]))
+        for what, same in (("one ingredient more", rungs), ("another value", variants))
+        for rung in same
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["what", "recipe", "on images held out", "difference, points"])
+
+
+def points(difference: float, interval: Sequence[float]) -> str:
+    """A difference of accuracies (0 to 1) and its 95 % interval, in points: ``+1.20 (0.80 to 1.60)``."""
+    low, high = interval
+    return f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+
+
+def claims(summary: Mapping[str, Any], *, own: bool = False) -> pd.DataFrame:
+    """The write-up's conclusions and numbers, what was measured here, the verdict, and a link to what shows it.
+
+    With ``own`` the claims that section 1.4 adds.
+    """
+    rows = []
+    for claim in summary[_CLAIMS[own][0]]:
         shown = f"[–](#{claim['figure']})" if claim["here"] else "–"  # the report puts in the number, if it has it
         rows.append((claim["claim"], claim["reported"] or "–", claim["here"] or "–", f"**{claim['verdict']}**", shown))
-    return pd.DataFrame(rows, columns=["the write-up", "reported", "here", "verdict", "shown in"])
+    return pd.DataFrame(rows, columns=[_CLAIMS[own][1], "aim" if own else "reported", "here", "verdict", "shown in"])
 
 
-def claim_tests(summary: Mapping[str, Any]) -> pd.DataFrame:
+def claim_tests(summary: Mapping[str, Any], *, own: bool = False) -> pd.DataFrame:
     """What decided about each claim that was tested."""
-    rows = [(c["claim"], c["test"], c["verdict"]) for c in summary["claims"] if c["test"]]
-    return pd.DataFrame(rows, columns=["the write-up", "decided by", "verdict"])
+    rows = [(c["claim"], c["test"], c["verdict"]) for c in summary[_CLAIMS[own][0]] if c["test"]]
+    return pd.DataFrame(rows, columns=[_CLAIMS[own][1], "decided by", "verdict"])
 
 
 def landscape(described: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

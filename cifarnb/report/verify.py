@@ -25,7 +25,14 @@ from cifarnb.hardware import resolve_device, resolve_precision, working_on
 from cifarnb.metrics import predict
 from cifarnb.models import build_model, count_parameters
 from cifarnb.report import execution, sections
-from cifarnb.report.build import finished_runs, headline_runs, make_summary, render_report, weights_name
+from cifarnb.report.build import (
+    described_networks,
+    finished_runs,
+    headline_runs,
+    make_summary,
+    render_report,
+    weights_name,
+)
 from cifarnb.report.page import Section
 from cifarnb.report.placing import finish, runs_of, waits
 from cifarnb.runs import Run, RunError, data_identity, load, locked, read_insight, run_name
@@ -92,7 +99,7 @@ def verify(
         yield Check("records", not faults, f"{len(found) - len(faults)} of {len(found)} agree with themselves")
         for run in headline_runs(found, summary):
             tick(f"weights of {run.name}")
-            yield check_weights(run, folder / weights_name(run), summary, dataset)
+            yield check_weights(run, folder / weights_name(run, summary), summary, dataset)
         tick("numbers of the report")
         yield from _check_numbers(folder, summary, dataset, overrides, found, Path(scratch))
         for run in found if retrain_epochs else ():
@@ -197,7 +204,7 @@ def check_weights(run: Run, file: Path, summary: dict[str, Any], dataset: Datase
     In the precision of this machine, on those test images that are the same in the run's copy of the data.
     """
     what = f"weights {file.name}"
-    network = next(network for network in summary["networks"] if network["run"] == run.name)
+    network = next(network for network in described_networks(summary) if network["run"] == run.name)
     model = build_model(run.config.model, width=run.config.width)
     try:
         weights = safetensors.torch.load_file(file)

@@ -68,7 +68,14 @@ def test_the_page_names_profile_data_and_sections_in_order(smoke, summary):
     assert "not known to be CIFAR-10" in page
     assert summary["data"]["fingerprint"] in page
     titles = ["Train a Network on CIFAR-10", "1.1 Simple CNN", "简单CNN", "1.2 Residual connections"]
-    titles += ["1.3 A deeper network", "2. Batch Normalization", "2.3 Why batch norm helps", "3. Summary", "Provenance"]
+    titles += [
+        "1.3 A deeper network",
+        "1.4 Trained well",
+        "2. Batch Normalization",
+        "2.3 Why batch norm helps",
+        "3. Summary",
+        "Provenance",
+    ]
     body = page[page.index("<main") :]
     assert sorted(titles, key=body.index) == titles
 

@@ -62,7 +62,14 @@ DRAWINGS = {  # every figure, drawn from few data
     "path_on_surface": lambda run, data: figures.path_on_surface(
         {"vgg_a": LINE}, {"vgg_a": LINE}, {"vgg_a": BOWL}, {"vgg_a": np.eye(2)}, {"vgg_a": (0.8, 0.1)}
     ),
+    "gap": lambda run, data: figures.gap([rung("the first", None), rung("a second", 0.1)], 0.9),
 }  # fmt: skip
+
+
+def rung(name, gain):
+    """What was tried, as ``summary.describe_well`` gives it; as much as a figure needs."""
+    final = {"mean": 0.5, "ci95": None, "values": [0.5]}
+    return {"name": name, "final_accuracy": final, "test_images": 64, "gain": gain}
 
 
 def network(name, parameters, mean, reported):

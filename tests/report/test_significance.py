@@ -9,6 +9,7 @@ from cifarnb.report.significance import (
     counted,
     mcnemar,
     mean_and_interval,
+    paired_difference,
     sampling_difference,
     sampling_interval,
     seed_difference,
@@ -29,6 +30,15 @@ def test_a_single_value_has_no_interval():
 
 def test_equal_values_have_an_interval_without_width():
     assert mean_and_interval([0.5, 0.5])["ci95"] == [0.5, 0.5]
+
+
+def test_a_paired_difference_is_students_over_the_seeds_that_both_have():
+    a, b = {0: 0.81, 1: 0.83, 2: 0.9}, {1: 0.80, 0: 0.80, 5: 0.1}
+    expected = stats.ttest_rel([0.81, 0.83], [0.80, 0.80]).confidence_interval(0.95)
+    found, interval = paired_difference(a, b, 100)
+    assert found == pytest.approx(0.02)
+    assert interval == pytest.approx((expected.low, expected.high))
+    assert paired_difference({1: 0.8}, b, 100) == (0.0, pytest.approx(sampling_difference(0.8, 0.8, (100, 100))))
 
 
 def test_the_difference_between_seeds_is_welchs():

@@ -50,7 +50,11 @@ def report(smoke, tmp_path):
 
 
 def run_of(report, model):
-    return runs.load(next((report / "runs").glob(f"{model}-*")))
+    """Its headline's, of the write-up's recipe or, with ``-well``, of the other."""
+    summary = json.loads((report / "summary.json").read_text())
+    networks = summary["well"] if model.endswith("-well") else summary["networks"]
+    name = next(network["run"] for network in networks if network["name"] == model.removesuffix("-well"))
+    return runs.load(report / "runs" / name)
 
 
 def edit(file, pattern, replacement):
@@ -249,6 +253,21 @@ def test_a_record_that_contradicts_itself_is_found(report, dataset):
     assert "predictions.npy cannot be read" in fault_after("predictions.npy", lambda file: file.unlink())
     other = r'"fingerprint": "..', '"fingerprint": "zz'
     assert "names other data" in fault_after("provenance.json", lambda file: edit(file, *other))
+
+
+def test_an_accuracy_with_augmentation_that_contradicts_its_predictions_is_found(report, dataset):
+    run = run_of(report, "fast_cnn-well")
+    assert record_fault(run, dataset) == ""
+    history, predictions = (run.path / name for name in ("history.json", "tta_predictions.npy"))
+    kept = history.read_bytes()
+    numbers = json.loads(kept)
+    history.write_text(json.dumps(numbers | {"tta_accuracy": [1.0] * len(numbers["epoch"])}))
+    assert record_fault(runs.load(run.path), dataset) == "tta_accuracy 1.0000 is not that of tta_predictions.npy"
+    history.write_text(json.dumps({name: column for name, column in numbers.items() if name != "tta_accuracy"}))
+    assert record_fault(runs.load(run.path), dataset) == "history.json has no tta_accuracy"
+    history.write_bytes(kept)
+    predictions.unlink()
+    assert "tta_predictions.npy cannot be read" in record_fault(runs.load(run.path), dataset)
 
 
 def test_an_insight_that_is_not_of_the_run_is_found(report, dataset):
