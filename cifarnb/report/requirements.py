@@ -27,14 +27,14 @@ REQUIREMENTS = (
     Requirement("Different numbers of neurons or filters", "8 % with the next two", ()),
     Requirement("Different loss functions with different regularisation", "", ()),
     Requirement("Different activations", "", ()),
-    Requirement("Different optimizers, or an own one", "8 %", ()),
+    Requirement("Different optimizers, or an own one", "8 %", ("fig-muon", "fig-gap", "section-03b_trained_well")),
     Requirement("Insights: visualisation of filters", "8 % with the next two", ("fig-filters", "fig-feature-maps")),
     Requirement("Insights: loss landscape", "", ("fig-lines-vgg", "fig-surface-vgg", "fig-surface-skip", "fig-path")),
     Requirement("Insights: network interpretation", "",
                 ("section-03d_what_networks_see", "fig-attributions-{best}", "fig-confusion", "fig-calibration",
                  "fig-features", "fig-robustness")),
     Requirement("Performance: parameters, structure, training speed", "12 %",
-                ("table-networks", "fig-accuracy-parameters")),
+                ("table-networks", "fig-accuracy-parameters", "table-well")),
     Requirement("Part 2: VGG-A with and without batch norm", "30 % with the next three",
                 ("fig-vgg-curves", "table-result-vgg_a", "table-result-vgg_a_bn")),
     Requirement("Loss landscape: the band between the losses at four learning rates", "",
@@ -45,7 +45,7 @@ REQUIREMENTS = (
     Requirement("The data set", "", ("section-00_data", "fig-images")),
     Requirement("The trained weights", "",
                 ("section-01_simple_cnn", "section-02_residual_cnn", "section-03_deeper_residual_cnn",
-                 "section-04_batchnorm")),
+                 "section-03b_trained_well", "section-04_batchnorm")),
 )  # fmt: skip
 GIVEN = {"author": "The author", "code_link": "A link to the code"}  # keys of the summary's "hand_in"
 
