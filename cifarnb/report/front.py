@@ -90,14 +90,11 @@ def front_page(summary: Mapping[str, Any], anchors: Collection[str] = ()) -> str
     )
     lines.append(f"- **Data:** {summary['data']['source']}.")
     claims = tables.claims(summary).to_markdown(index=False, disable_numparse=True)
+    well = _well_that_ran(summary)
     note = (
         "Test accuracy: the mean over the seeds, with half of its 95 % confidence interval where there are several. "
         "The result is that after the last epoch; the best epoch (its number in brackets) is chosen on the test images."
-        + (
-            " Trained well: section 1.4; augmented tests: the mean over six views of an image."
-            if summary.get("well")
-            else ""
-        )
+        + (" Trained well: section 1.4; augmented tests: the mean over six views of an image." if well else "")
     )
     asked = tabulate(
         requirements.rows(summary, anchors), ["asked for", "share", "answered in"], "pipe", disable_numparse=True
@@ -115,14 +112,19 @@ def front_page(summary: Mapping[str, Any], anchors: Collection[str] = ()) -> str
 
 
 def headline_table(summary: Mapping[str, Any]) -> str:
-    """Every network's accuracies, reported, here, and trained well as in section 1.4, in Markdown."""
+    """Every network's accuracies, reported, here, and, where it ran, trained well as in section 1.4; in Markdown."""
     columns = ["network", "reported", "last epoch", "best epoch", "parameters"]  # what matters first: phones are narrow
     table = tables.networks(summary)[columns]
-    if "well" in summary:
+    if well := _well_that_ran(summary):
         columns[3:3] = ["trained well", "augmented tests"]
-        table = tables.beside_well(table, summary["well"])[columns]
+        table = tables.beside_well(table, well)[columns]
     align = ("left", *["right"] * (len(columns) - 1))
     return str(table.to_markdown(index=False, disable_numparse=True, colalign=align))
+
+
+def _well_that_ran(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The networks of section 1.4 that ran."""
+    return [network for network in summary.get("well", []) if network["final_accuracy"]]
 
 
 def provenance(summary: Mapping[str, Any], runs: Sequence[Run]) -> str:

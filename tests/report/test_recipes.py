@@ -206,6 +206,9 @@ def test_the_headline_table_has_a_column_for_each_recipe(well, make_run, make_su
     summary = make_summary(simple_cnn=[make_run()], resnet6=[make_run("resnet6", accuracies=[0.6])])
     before = front.headline_table(summary)
     assert "trained well" not in before
+    not_run = [network | {"final_accuracy": None} for network in well]
+    assert front.headline_table(summary | {"well": not_run}) == before
+    assert "Trained well" not in front.front_page(summary | {"well": not_run})
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in
             front.headline_table(summary | {"well": well}).splitlines()]  # fmt: skip
     assert rows[0] == [
