@@ -196,7 +196,7 @@ def make_summary(
             }
         )
     summary["runs"] = [run.name for run in finished]
-    return _finite(summary | {"origin": origin, "hand_in": dict(hand_in)})
+    return _finite(summary | {"origin": origin, "hand_in": {key: value for key, value in hand_in.items() if value}})
 
 
 def render_report(

@@ -69,7 +69,8 @@ def test_every_link_within_the_page_leads_somewhere(page):
 
 def test_the_links_to_the_weights_lead_to_files(page, smoke):
     links = set(page.eval_on_selector_all("a[href^='weights/']", "list => list.map(a => a.getAttribute('href'))"))
-    names = ("simple_cnn", "resnet6", "resnet9", "vgg_a", "vgg_a_bn")
+    names = ["simple_cnn", "resnet6", "resnet9", "vgg_a", "vgg_a_bn"]
+    names += [f"{name}-well" for name in ("simple_cnn", "resnet6", "resnet9", "vgg_a_bn", "fast_cnn")]
     assert links == {f"weights/{name}.safetensors" for name in names}
     assert all((smoke / link).is_file() for link in links)
 
