@@ -20,7 +20,7 @@ from torchvision.datasets import CIFAR10, VisionDataset
 from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, PADDING, Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, synchronize, working_on
-from cifarnb.models import build_model, count_multiply_adds
+from cifarnb.models import build_model, count_operations
 from cifarnb.report.sections import configs
 from cifarnb.training import fit
 
@@ -79,7 +79,7 @@ def measure(name: str, batch_size: int, rounds: int, tick: Callable[[], object])
         usual.append(time_usual_loop(config, usual_steps))
         tick()
     ratios = [a / b for a, b in zip(engine, usual, strict=True)]
-    tflops = median(engine) * count_multiply_adds(build_model(name)) * 3 * 2 / 1e12
+    tflops = median(engine) * count_operations(build_model(name)) / 1e12
     peak = time_matrix_product(device, precision)
     return Measurement(
         model=name,

@@ -47,9 +47,7 @@ class Seen:
     logits: np.ndarray  # (N, 10) float16
     attributed: np.ndarray  # (2 A,) int: which images
     grad_cam: np.ndarray  # (2 A, 32, 32) float16, 0 to 1 each: for the class that it predicts
-    occlusion: (
-        np.ndarray
-    )  # (2 A, 32, 32) float16: by how much its logit falls, over the largest fall; rises are below 0
+    occlusion: np.ndarray  # (2 A, 32, 32) float16: the fall of its logit, over the largest; rises are below 0
     plane: np.ndarray  # (M, 2) float32: the penultimate features of the first M images by t-SNE
     undisturbed: np.ndarray  # () int: of the first T images so many right
     disturbed: np.ndarray  # (4, 4) int: the same under each kind (row) and strength (column) of STRENGTHS
@@ -96,9 +94,8 @@ class Seen:
     @cached_property
     def temperatures(self) -> tuple[float, float]:
         """That which fits the images at even places, and that which fits those at odd ones."""
-        return fit_temperature(self.logits[::2], self.labels[::2]), fit_temperature(
-            self.logits[1::2], self.labels[1::2]
-        )
+        even, odd = (fit_temperature(self.logits[half::2], self.labels[half::2]) for half in (0, 1))
+        return even, odd
 
     @cached_property
     def calibrated(self) -> np.ndarray:

@@ -56,9 +56,8 @@ def _compact(png: io.BytesIO) -> bytes:
     """The same picture in fewer bytes: with a palette of 256 colours where those do."""
     picture = Image.open(png).convert("RGB")
     few = picture.quantize(256, dither=Image.Dither.NONE)
-    pixels, kept = (
-        np.asarray(p.convert("RGB"))[::4, ::4].astype(np.int16) for p in (picture, few)
-    )  # a sixteenth tells
+    # A sixteenth of the pixels tells.
+    pixels, kept = (np.asarray(p.convert("RGB"))[::4, ::4].astype(np.int16) for p in (picture, few))
     off = np.abs(kept - pixels)[(pixels < 255).any(-1)]
     compact = io.BytesIO()
     if off.size == 0 or off.mean() <= COLOUR_ERROR:

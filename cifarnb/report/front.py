@@ -49,8 +49,8 @@ def banner(summary: Mapping[str, Any]) -> list[str]:
 
 def _that_ran(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The networks that ran: with the write-up's recipe, and trained well."""
-    well = [network | {"label": f"{network['label']}, trained well"} for network in summary.get("well", [])]
-    return [network for network in [*summary["networks"], *well] if network["final_accuracy"]]
+    well = [network | {"label": f"{network['label']}, trained well"} for network in _well_that_ran(summary)]
+    return [*(network for network in summary["networks"] if network["final_accuracy"]), *well]
 
 
 def byline(summary: Mapping[str, Any]) -> str:
@@ -122,7 +122,7 @@ def headline_table(summary: Mapping[str, Any]) -> str:
     return str(table.to_markdown(index=False, disable_numparse=True, colalign=align))
 
 
-def _well_that_ran(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _well_that_ran(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The networks of section 1.4 that ran."""
     return [network for network in summary.get("well", []) if network["final_accuracy"]]
 

@@ -13,7 +13,7 @@ from cifarnb import experiment, runs
 from cifarnb.config import Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import resolve_device
-from cifarnb.models import build_model, count_multiply_adds, label
+from cifarnb.models import build_model, count_operations, label
 from cifarnb.progress import format_seconds
 from cifarnb.report import sections
 from cifarnb.training import split
@@ -41,9 +41,9 @@ class Task:
 
     @property
     def operations(self) -> float:
-        """Multiplications and additions: two for every multiply-add, forward and twice as many backward."""
+        """Multiplications and additions."""
         model = build_model(self.config.model, width=self.config.width)
-        return 6.0 * count_multiply_adds(model) * (self.passes + self.walked)
+        return count_operations(model) * (self.passes + self.walked)
 
 
 @dataclass(frozen=True)

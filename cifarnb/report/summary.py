@@ -11,7 +11,7 @@ from cifarnb import experiment
 from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, Dataset
 from cifarnb.landscape import envelope, smooth, widths
-from cifarnb.models import build_model, count_multiply_adds, count_parameters, label
+from cifarnb.models import build_model, count_multiply_adds, count_operations, count_parameters, label
 from cifarnb.report import recipes, sections
 from cifarnb.report.claims import OWN_CLAIMS, REPORTED, judge
 from cifarnb.report.significance import mean_and_interval, paired_difference, sampling_interval
@@ -179,7 +179,7 @@ def describe_well(found: Found) -> list[dict[str, Any]]:
     - of that with six blocks ``ladder`` and ``variants``: the ``rungs``, on images held out, and of its first and last
       rung ``write_up`` and ``recipe``.
     """
-    networks = [describe_network(name, runs) | _cost(name, runs) for name, runs in found["networks"].items()]
+    networks = [describe_network(name, runs) | _cost(runs) for name, runs in found["networks"].items()]
     by_name = {network["name"]: network for network in networks}
     fast, gap = by_name[recipes.FAST], by_name[recipes.GAP]
     fast["muon"], fast["sgd"] = _sides(found["networks"][recipes.FAST], found["sgd"][recipes.FAST])
@@ -190,7 +190,7 @@ def describe_well(found: Found) -> list[dict[str, Any]]:
     return networks
 
 
-def _cost(name: str, runs: Sequence[Run]) -> dict[str, Any]:
+def _cost(runs: Sequence[Run]) -> dict[str, Any]:
     """What a run's training costs, and what test-time augmentation gives."""
     if not runs:
         return dict.fromkeys(["tta_accuracy", "operations", "seconds", "share_of_peak"])
@@ -209,9 +209,9 @@ def _cost(name: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def operations_of(run: Run) -> float:
-    """Multiplications and additions of its training: two for every multiply-add, forward and twice as many backward."""
+    """Multiplications and additions of its training."""
     model = build_model(run.config.model, width=run.config.width)
-    return 6.0 * count_multiply_adds(model) * run.provenance["train_images"] * len(run.history)
+    return float(count_operations(model)) * run.provenance["train_images"] * len(run.history)
 
 
 def _sides(first: Sequence[Run], second: Sequence[Run]) -> list[dict[str, Any] | None]:
