@@ -13,6 +13,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from cifarnb.config import Config, ConfigError, Number, unknown_name
+from cifarnb.report import changes as one_change
 from cifarnb.report import recipes
 from cifarnb.runs import project_root
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 PROFILES = ("smoke", "quick", "full")
 WELL = "03b_trained_well"
+ONE_CHANGE = "03c_one_change"
 WHY = "05_why_batchnorm"
 SEES = "03d_what_networks_see"
 SUMMARY = "06_summary"
@@ -63,6 +65,7 @@ SHORTEST = {
     "vgg_seeds": 1,
     "sgd_seeds": 1,
     "tried_seeds": 1,
+    **dict.fromkeys((rates for rates, _ in one_change.OPTIMIZERS.values()), 1),
     "landscape_seeds": 1,
     "landscape_lrs": 1,
     "lrs": 1,
@@ -97,6 +100,7 @@ IN_PLACE_OF = {
     "tried_width": "width",
     "held_out": "validation_size",
     "write_up_lr": "lr",
+    **dict.fromkeys((rates for rates, _ in one_change.OPTIMIZERS.values()), "lr"),
     "write_up_batch_size": "batch_size",
     "seeds": "seed",
 }
@@ -328,6 +332,8 @@ def check_values(given: Mapping[str, Any]) -> None:
         why_configs(given)
     if "write_up_lr" in given:
         recipes.all_configs(given)
+    if "momentum_lrs" in given:
+        one_change.all_configs(given)
 
 
 def configs(model: str, profile: str, overrides: Mapping[str, Any] | None = None) -> list[Config]:
@@ -403,6 +409,8 @@ def all_configs(section: str, profile: str, overrides: Mapping[str, Any] | None 
     wanted = [config for model in models for kind in kinds for config in kind(given, model)]
     if section == WELL:
         wanted = recipes.all_configs(given)
+    if section == ONE_CHANGE:
+        wanted = one_change.all_configs(given)
     if section == WHY:
         wanted = [config for same in why_configs(given).values() for config in same]
     return list(dict.fromkeys(wanted))

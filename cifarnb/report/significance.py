@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 LEVEL = 0.95  # of every interval; 1 − LEVEL of every test
+SURE = 1 - 1e-12  # the highest level that a p-value is looked for up to
 Interval = tuple[float, float]
 
 
@@ -45,19 +46,78 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], images: in
     return found["mean"], (low, high)
 
 
-def sampling_interval(accuracy: float, images: int) -> Interval:
-    """Wilson's 95 % interval for the accuracy (0 to 1) of one run on so many test images."""
-    found = stats.binomtest(round(accuracy * images), images).proportion_ci(LEVEL, method="wilson")
+def sampling_interval(accuracy: float, images: int, level: float = LEVEL) -> Interval:
+    """Wilson's interval for the accuracy (0 to 1) of one run on so many test images."""
+    found = stats.binomtest(round(accuracy * images), images).proportion_ci(level, method="wilson")
     return float(found.low), float(found.high)
 
 
-def sampling_difference(a: float, b: float, images: tuple[int, int]) -> Interval:
-    """Newcombe's 95 % interval for the difference a − b of two accuracies (0 to 1), on test images (how many each).
+def beats_guessing(accuracy: float, images: int, classes: int) -> bool:
+    """Whether an accuracy (0 to 1) is above that of guessing, as far as so many test images can tell."""
+    return sampling_interval(accuracy, images)[0] > 1 / classes
+
+
+def sampling_difference(a: float, b: float, images: tuple[int, int], level: float = LEVEL) -> Interval:
+    """Newcombe's interval for the difference a − b of two accuracies (0 to 1), on test images (how many each).
 
     It takes the two for independent, which is careful where both were tested on the same images.
     """
-    (low_a, high_a), (low_b, high_b) = (sampling_interval(p, n) for p, n in zip((a, b), images, strict=True))
+    (low_a, high_a), (low_b, high_b) = (sampling_interval(p, n, level) for p, n in zip((a, b), images, strict=True))
     return a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)
+
+
+def sampling_p_value(a: float, b: float, images: tuple[int, int]) -> float:
+    """The p-value that belongs to Newcombe's interval: 1 minus the level at which it reaches 0."""
+
+    def nearer_end(level: float) -> float:
+        low, high = sampling_difference(a, b, images, level)
+        return low if a > b else -high
+
+    if a == b:
+        return 1.0
+    return 1 - (SURE if nearer_end(SURE) > 0 else optimize.brentq(nearer_end, 0, SURE))
+
+
+def holm_levels(p_values: Sequence[float]) -> list[float]:
+    """The level at which Holm's procedure tests each of m differences, 1 − LEVEL for all of them together.
+
+    By rising p, the k-th has (1 − LEVEL) / (m − k + 1); from the first that is not rejected on, all have its level.
+    """
+    levels = [0.0] * len(p_values)
+    level, rejected = 0.0, True
+    for earlier, index in enumerate(np.argsort(p_values, kind="stable")):
+        if rejected:
+            level = (1 - LEVEL) / (len(p_values) - earlier)
+            rejected = p_values[index] <= level
+        levels[index] = level
+    return levels
+
+
+def error_in_blocks(values: np.ndarray) -> tuple[float, int]:
+    """The standard error of a difference of two rows' means, and its degrees of freedom; values (rows, blocks).
+
+    As in a randomised block design: the variance is what the means of rows and blocks leave, pooled over all rows.
+    """
+    rows, blocks = values.shape
+    rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+    freedom = (rows - 1) * (blocks - 1)
+    return math.sqrt(2 * float((rest**2).sum()) / freedom / blocks), freedom
+
+
+def corrected_intervals(differences: Sequence[float], error: float, freedom: int) -> list[Interval]:
+    """Student's intervals for differences that share a standard error, corrected for their number by Holm.
+
+    Each excludes 0 exactly where Holm's procedure rejects; so with a probability of 95 % none does so wrongly.
+    """
+    p_values = [float(2 * stats.t.sf(abs(d) / error, freedom)) if error else float(d == 0) for d in differences]
+    halves = [float(stats.t.isf(level / 2, freedom)) * error for level in holm_levels(p_values)]
+    return [(d - half, d + half) for d, half in zip(differences, halves, strict=True)]
+
+
+def corrected_sampling(accuracies: Sequence[float], base: float, images: int) -> list[Interval]:
+    """Newcombe's intervals for the differences of single runs' accuracies from that of one, corrected likewise."""
+    levels = holm_levels([sampling_p_value(a, base, (images, images)) for a in accuracies])
+    return [sampling_difference(a, base, (images, images), 1 - at) for a, at in zip(accuracies, levels, strict=True)]
 
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
