@@ -151,3 +151,9 @@ def accuracy(measured: Mapping[str, Any]) -> str:
 def significant(value: float, digits: int = 3) -> str:
     """``1,230`` for 1234.5."""
     return f"{float(f'{value:.{digits}g}'):,g}"
+
+
+def points(difference: float, interval: Sequence[float]) -> str:
+    """A difference of accuracies (0 to 1) and its 95 % interval, in points: ``+1.20 (+0.80 to +1.60)``."""
+    low, high = interval
+    return f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"

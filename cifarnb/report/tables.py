@@ -12,7 +12,7 @@ from cifarnb import insight
 from cifarnb.config import Config
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.report.claims import ELSEWHERE, NOT_COMPARABLE, PUBLISHED, REPORTED
-from cifarnb.report.significance import accuracy, counted, mean_and_interval, spread
+from cifarnb.report.significance import accuracy, counted, mean_and_interval, points, spread
 from cifarnb.runs import Run, learn_together
 
 NOT_RUN = "not run"
@@ -226,10 +226,35 @@ def tried(rungs: Sequence[Mapping[str, Any]], variants: Sequence[Mapping[str, An
     return pd.DataFrame(rows, columns=["what", "recipe", "on images held out", "difference, points"])
 
 
-def points(difference: float, interval: Sequence[float]) -> str:
-    """A difference of accuracies (0 to 1) and its 95 % interval, in points: ``+1.20 (0.80 to 1.60)``."""
-    low, high = interval
-    return f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+def changes(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The entries of ``changes.describe``: cost, test accuracy, and the difference from the base with its interval."""
+    rows = []
+    for entry in entries:
+        ran, difference, interval = bool(entry["runs"]), entry["difference"], entry["ci95"]
+        apart = "–" if difference is None else points(difference, interval) if interval else f"{100 * difference:+.2f}"
+        rows.append(
+            {
+                "change": entry["name"],
+                "of": entry["group"],
+                "parameters": f"{entry['parameters']:,}" if ran else "–",
+                "multiply-adds": f"{entry['multiply_adds'] / 1e6:,.2f} M" if ran else "–",
+                "s / epoch": f"{entry['seconds_per_epoch']['mean']:.3g}" if ran else "–",
+                "test accuracy": accuracy(entry["final_accuracy"]) if ran else NOT_RUN,
+                "difference, points": apart,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def optimizer_rates(rates: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The rates of ``changes.describe``: what every optimizer reached with each of its rates on images held out."""
+    firsts = {rate["optimizer"]: rate["lr"] for rate in reversed(rates)}
+    rows = [
+        (rate["optimizer"], rate["lr"], "yes" if rate["lr"] == firsts[rate["optimizer"]] else "",
+         accuracy(rate["validation_accuracy"]) if rate["validation_accuracy"] else NOT_RUN)
+        for rate in rates
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["optimizer", "learning rate", "used", "on images held out"])
 
 
 def claims(summary: Mapping[str, Any], *, own: bool = False) -> pd.DataFrame:
