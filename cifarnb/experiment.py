@@ -18,7 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from cifarnb import environment, insight, runs
-from cifarnb.config import Config
+from cifarnb.config import VARIANT, Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
 from cifarnb.insight import Seen
@@ -48,7 +48,7 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
         environment.complete()
         checkpoint = runs.unfinished(path) / "checkpoint.pt"
         starts = runs.note_start(checkpoint.parent, _origin(config, dataset), resumed=checkpoint.exists())
-        model = build_model(config.model, config.seed, config.width)
+        model = build_model(seed=config.seed, **config.network())
         trained = _fit(model, dataset, config, checkpoint, progress=progress)
         try:
             return runs.save(
@@ -132,7 +132,9 @@ def run_all(
     return [run(config, dataset, runs_dir) for config in configs]
 
 
-_TOLD = ("weight_decay", "label_smoothing", "average_decay", "cutout", "validation_size")  # where they are asked for
+_TOLD = (  # where they are asked for
+    *VARIANT, "loss", "weight_decay", "l1", "label_smoothing", "average_decay", "cutout", "validation_size"
+)  # fmt: skip
 
 
 def describe(config: Config) -> str:
@@ -140,12 +142,19 @@ def describe(config: Config) -> str:
     schedule = "" if config.schedule == "none" else f" ({config.schedule})"
     augmentation = "crop and flip" if config.augment else "no augmentation"
     asked = config.asked()
-    more = "".join(f", {name.replace('_', ' ')} {asked[name]:g}" for name in _TOLD if name in asked)
+    more = "".join(f", {_told(name, asked[name])}" for name in _TOLD if name in asked)
     epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs} epochs"
     return (
         f"{label(config.model, config.width)}, {epochs}, {config.optimizer} at learning rate "
         f"{config.lr:g}{schedule}, batches of {config.batch_size}, {augmentation}{more}, seed {config.seed}"
     )
+
+
+def _told(name: str, value: object) -> str:
+    words = name.replace("_", " ")
+    if value is True:
+        return words
+    return f"{words} {value:g}" if isinstance(value, float | int) else f"{words} {value}"
 
 
 def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | Path = "runs", *, jobs: int) -> None:
@@ -239,7 +248,7 @@ def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run
 
 def trained_model(run: Run) -> nn.Module:
     """The run's network with its weights after the last epoch, on the CPU, in eval mode."""
-    model = build_model(run.config.model, width=run.config.width)
+    model = build_model(**run.config.network())
     model.load_state_dict(run.weights())
     return model.eval()
 
