@@ -21,7 +21,7 @@ from cifarnb.report.significance import (
 from cifarnb.runs import Run
 
 BASE = "base"
-MOMENTUM = "SGD, momentum"  # the base's optimizer
+MOMENTUM = "momentum SGD"  # the base's optimizer
 _PLAIN: dict[str, Any] = {"model": "simple_cnn", "optimizer": "sgd", "momentum": 0.9, "nesterov": False}
 # Group → what is changed → the fields in which that differs from the base.
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
@@ -56,14 +56,14 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "batch norm": {"batch_norm": True},
         "residual connection": {"residual": True},
         "average pooling": {"pooling": "average"},
-        "stride, no pooling": {"pooling": "stride"},
+        "stride for pooling": {"pooling": "stride"},
     },
 }
 # The parameter with the learning rates of each optimizer, and its fields; AdamW without a decay would be Adam.
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     MOMENTUM: ("momentum_lrs", {}),
     "plain SGD": ("sgd_lrs", {"momentum": 0.0}),
-    "SGD, Nesterov": ("nesterov_lrs", {"nesterov": True}),
+    "Nesterov SGD": ("nesterov_lrs", {"nesterov": True}),
     "RMSprop": ("rmsprop_lrs", {"optimizer": "rmsprop"}),
     "Adam": ("adam_lrs", {"optimizer": "adam"}),
     "AdamW": ("adamw_lrs", {"optimizer": "adamw", "weight_decay": 0.01}),

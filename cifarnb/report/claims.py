@@ -131,6 +131,28 @@ def _is_above(name: str, better: str, worse: str) -> Callable[[Networks], Findin
     return measure
 
 
+def _differs_from_base(change: str, *, worse: bool = False) -> Callable[[Networks], Finding]:
+    """A change of section 1.5 does better than the base, or ``worse``, by its corrected interval."""
+
+    def measure(ran: Networks) -> Finding:
+        entry, base = ran[change], ran["base"]
+        here = f"{accuracy(entry['final_accuracy'])} against {accuracy(base['final_accuracy'])}"
+        steps = min(entry["steps"], base["steps"])
+        if entry["ci95"] is None:
+            rule = "a change that learns with some seeds only, or lacks some of the base's, decides nothing"
+            return Finding(here, None, rule, steps)
+        low, high = entry["ci95"]
+        kind = "t, paired by seed, with a pooled spread" if len(base["seeds"]) > 1 else "Newcombe's for single runs"
+        return Finding(
+            f"{here}, {100 * entry['difference']:+.1f} points",
+            (-high, -low) if worse else (low, high),
+            f"95 % interval ({kind}), corrected for all comparisons of section 1.5 by Holm",
+            steps,
+        )
+
+    return measure
+
+
 def _is_better(better: str, worse: str) -> Callable[[Networks], Finding]:
     def measure(ran: Networks) -> Finding:
         networks = [ran[name] for name in (better, worse)]
@@ -332,7 +354,8 @@ CLAIMS = (
 
 
 _AIMED = "table-well"
-OWN_CLAIMS = (  # of section 1.4, about what ``summary.describe_well`` gives
+_CHANGED = "fig-changes"
+OWN_CLAIMS = (  # of sections 1.4 and 1.5, about what ``summary.describe_well`` and ``changes.describe`` give
     Claim("Trained well, the simple CNN reaches 75.5 %.", "75.5%", ("simple_cnn",), _AIMED,
           _reaches("simple_cnn", AIMS["simple_cnn"]), own_schedule=True),
     Claim("Trained well, six blocks reach 92 %.", "92%", ("resnet6",), _AIMED,
@@ -349,6 +372,14 @@ OWN_CLAIMS = (  # of section 1.4, about what ``summary.describe_well`` gives
           _is_above("resnet6", "recipe", "write_up"), least_steps=10 * _EPOCH),
     Claim("Muon does better than SGD in as many steps.", "", ("fast_cnn sgd",), "fig-muon",
           _is_above("fast_cnn", "muon", "sgd"), least_steps=100),
+    Claim("In the simple CNN twice as many filters do better.", "", ("base", "2 × filters"), _CHANGED,
+          _differs_from_base("2 × filters"), least_steps=_EPOCH),
+    Claim("In the simple CNN the sigmoid does worse than ReLU.", "", ("base", "sigmoid"), _CHANGED,
+          _differs_from_base("sigmoid", worse=True), least_steps=_EPOCH),
+    Claim("In the simple CNN batch norm does better.", "", ("base", "batch norm"), _CHANGED,
+          _differs_from_base("batch norm"), least_steps=_EPOCH),
+    Claim("In the simple CNN augmentation does better within as few epochs.", "", ("base", "crop and flip"), _CHANGED,
+          _differs_from_base("crop and flip"), least_steps=10 * _EPOCH),
 )  # fmt: skip
 
 

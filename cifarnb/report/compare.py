@@ -153,6 +153,7 @@ def _read(folder: Path) -> tuple[str, dict[str, list[Run]]]:
         summary = json.loads(file.read_text(encoding="utf-8"))
         named = [(n["name"], n["runs"]) for n in summary["networks"]]
         named += [(f"{n['label']}, trained well", n["runs"]) for n in summary.get("well", [])]
+        named += [(f"Simple CNN: {e['name']}", e["runs"]) for e in summary.get("changes", {}).get("entries", [])]
         paths = {what: [folder / "runs" / name for name in of] for what, of in named if of}
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None

@@ -20,8 +20,8 @@ from cifarnb.report.significance import sampling_interval
 from cifarnb.report.style import styled_figure as _styled
 from cifarnb.runs import Run
 
-_PALETTE = sns.color_palette("colorblind")
-COLORS = dict(zip(LABELS, [_PALETTE[i] for i in (1, 0, 2, 3, 4, 9, 7, 5)], strict=False))
+PALETTE = sns.color_palette("colorblind")
+COLORS = dict(zip(LABELS, [PALETTE[i] for i in (1, 0, 2, 3, 4, 9, 7, 5)], strict=False))
 WIDTH = 7.6  # inches; at 100 pixels an inch the report's column
 _TOP_LOSS = 100.0  # chance is 2.3: beyond, a surface tells nothing, and one peak would take all the levels
 
@@ -56,7 +56,7 @@ def class_balance(train_labels: Tensor, test_labels: Tensor, classes: Sequence[s
             "split": ["train"] * 10 + ["test"] * 10,
         }
     )
-    sns.barplot(counts, x="class", y="images", hue="split", ax=ax, palette=[_PALETTE[0], _PALETTE[9]])
+    sns.barplot(counts, x="class", y="images", hue="split", ax=ax, palette=[PALETTE[0], PALETTE[9]])
     ax.set(xlabel="", ylabel="images")
     ax.tick_params(axis="x", rotation=30)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
@@ -127,7 +127,7 @@ def compare_curves(runs: Mapping[str, Sequence[Run]]) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.9))
     left, right = figure.subplots(1, 2)
     styles: list[Any] = ["-", (0, (4, 2))]
-    for (name, same), color, line in zip(runs.items(), _PALETTE, styles, strict=False):
+    for (name, same), color, line in zip(runs.items(), PALETTE, styles, strict=False):
         label = name.replace("$", r"\$")
         _draw_runs(left, same, "train_loss", color=color, label=label, linestyle=line)
         _draw_runs(right, same, "test_accuracy", color=color, label=label, linestyle=line)
@@ -151,9 +151,9 @@ def gap(rungs: Sequence[Mapping[str, Any]], reported: float) -> Figure:
     for row, rung in enumerate(rungs):
         final = rung["final_accuracy"]
         low, high = final["ci95"] or sampling_interval(final["mean"], rung["test_images"])
-        ax.plot([low, high], [row, row], color=_PALETTE[0], lw=2)
-        ax.plot(final["values"], [row] * len(final["values"]), "o", color=_PALETTE[0], ms=4, alpha=0.4)
-        ax.plot(final["mean"], row, "o", color=_PALETTE[0], mec="white", ms=8)
+        ax.plot([low, high], [row, row], color=PALETTE[0], lw=2)
+        ax.plot(final["values"], [row] * len(final["values"]), "o", color=PALETTE[0], ms=4, alpha=0.4)
+        ax.plot(final["mean"], row, "o", color=PALETTE[0], mec="white", ms=8)
         if rung["gain"] is not None:
             ax.annotate(
                 f"{100 * rung['gain']:+.1f}", (high, row), xytext=(6, 0), textcoords="offset points", va="center",

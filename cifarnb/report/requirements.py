@@ -16,6 +16,7 @@ class Requirement:
     evidence: Sequence[str]  # anchors: fig-NAME, table-NAME, or section-NAME for the sentences of a notebook
 
 
+_ONE_CHANGE = ("section-03c_one_change", "fig-changes", "table-changes")
 # {best} stands for the network that does best.
 REQUIREMENTS = (
     Requirement("Part 1: the best test error, and the structure that reached it", "",
@@ -23,11 +24,12 @@ REQUIREMENTS = (
     Requirement("Fully-connected layer, 2-D convolution, 2-D pooling, activations", "16 %",
                 ("table-layers-simple_cnn", "section-01_simple_cnn")),
     Requirement("Batch norm, dropout, residual connection, or others", "8 %",
-                ("table-layers-resnet6", "section-02_residual_cnn", "section-04_batchnorm")),
-    Requirement("Different numbers of neurons or filters", "8 % with the next two", ()),
-    Requirement("Different loss functions with different regularisation", "", ()),
-    Requirement("Different activations", "", ()),
-    Requirement("Different optimizers, or an own one", "8 %", ("fig-muon", "fig-gap", "section-03b_trained_well")),
+                ("table-layers-resnet6", "section-02_residual_cnn", "section-04_batchnorm", "fig-changes")),
+    Requirement("Different numbers of neurons or filters", "8 % with the next two", _ONE_CHANGE),
+    Requirement("Different loss functions with different regularisation", "", _ONE_CHANGE),
+    Requirement("Different activations", "", _ONE_CHANGE),
+    Requirement("Different optimizers, or an own one", "8 %",
+                (*_ONE_CHANGE, "table-optimizer-rates", "fig-muon", "fig-gap", "section-03b_trained_well")),
     Requirement("Insights: visualisation of filters", "8 % with the next two", ("fig-filters", "fig-feature-maps")),
     Requirement("Insights: loss landscape", "", ("fig-lines-vgg", "fig-surface-vgg", "fig-surface-skip", "fig-path")),
     Requirement("Insights: network interpretation", "",

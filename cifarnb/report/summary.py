@@ -12,7 +12,7 @@ from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, Dataset
 from cifarnb.landscape import envelope, smooth, widths
 from cifarnb.models import build_model, count_multiply_adds, count_operations, count_parameters, label
-from cifarnb.report import recipes, sections
+from cifarnb.report import changes, recipes, sections
 from cifarnb.report.claims import OWN_CLAIMS, REPORTED, judge
 from cifarnb.report.significance import beats_guessing as _beats_guessing
 from cifarnb.report.significance import mean_and_interval, paired_difference
@@ -62,6 +62,8 @@ def summarize(
             }
         )
     well = describe_well(find_well(sections.values(sections.WELL, profile, overrides), dataset, runs_dir))
+    given = sections.values(sections.ONE_CHANGE, profile, overrides)
+    one_change = changes.describe(*find_changes(given, dataset, runs_dir))
     return {
         "profile": profile,
         "data": {
@@ -74,7 +76,8 @@ def summarize(
         "networks": networks,
         "claims": judge(networks, profile),
         "well": well,
-        "own_claims": judge(well, profile, OWN_CLAIMS),
+        "changes": one_change,
+        "own_claims": judge([*well, *one_change["entries"]], profile, OWN_CLAIMS),
     }
 
 
@@ -152,7 +155,7 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-Found = Mapping[str, Mapping[str, Sequence[Run]]]  # as ``recipes.by_kind`` has the configs
+Found = Mapping[str, Mapping[str, Sequence[Run]]]  # as ``recipes.by_kind`` and ``changes`` have the configs
 
 
 def find_well(
@@ -162,11 +165,29 @@ def find_well(
 
     Raises NotRunError if they are ``required`` and there are none.
     """
-    found = {
-        kind: {name: _find(configs, dataset, runs_dir) for name, configs in of.items()}
-        for kind, of in recipes.by_kind(given).items()
-    }
-    if required and not any(runs for of in found.values() for runs in of.values()):
+    (found,) = _find_in([recipes.by_kind(given)], dataset, runs_dir, required)
+    return found
+
+
+def find_changes(
+    given: Mapping[str, Any], dataset: Dataset, runs_dir: str | Path = "runs", *, required: bool = False
+) -> tuple[Found, Found]:
+    """The same of section 1.5, as ``changes.describe`` takes them: the base and the changes, and what was tried."""
+    entries, tried = _find_in([changes.entry_configs(given), changes.tried_configs(given)], dataset, runs_dir, required)
+    return entries, tried
+
+
+def _find_in(
+    asked: Sequence[Mapping[str, Mapping[str, Sequence[Config]]]],
+    dataset: Dataset,
+    runs_dir: str | Path,
+    required: bool,
+) -> list[Found]:
+    found = [
+        {kind: {name: _find(configs, dataset, runs_dir) for name, configs in of.items()} for kind, of in kinds.items()}
+        for kinds in asked
+    ]
+    if required and not any(runs for kinds in found for of in kinds.values() for runs in of.values()):
         raise NotRunError("none of its runs")
     return found
 

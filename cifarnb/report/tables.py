@@ -260,7 +260,7 @@ def optimizer_rates(rates: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def claims(summary: Mapping[str, Any], *, own: bool = False) -> pd.DataFrame:
     """The write-up's conclusions and numbers, what was measured here, the verdict, and a link to what shows it.
 
-    With ``own`` the claims that section 1.4 adds.
+    With ``own`` the claims that sections 1.4 and 1.5 add.
     """
     rows = []
     for claim in summary[_CLAIMS[own][0]]:
