@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from cifarnb.report.figures import PALETTE
@@ -13,6 +14,7 @@ from cifarnb.report.style import styled_figure
 
 NARROW = 6.2  # inches, less than the others: it is high anyway, and so its words stay larger on a phone
 FAR = 0.15  # difference in accuracy beyond which a change is marked at the edge, so that it does not squeeze the others
+_HALO = withStroke(linewidth=3, foreground="white")  # around a number that stands on its interval
 _STYLES: dict[str, dict[str, Any]] = {  # by where the interval lies
     "better than the base": {"color": PALETTE[0], "marker": "o"},
     "worse": {"color": PALETTE[1], "marker": "s"},
@@ -111,5 +113,5 @@ def _draw(ax: Axes, row: int, entry: Mapping[str, Any]) -> None:
     ax.plot(edge, row, "<" if below else ">", color=style["color"], ms=8)
     ax.annotate(
         f"{100 * difference:+.1f}", (edge, row), xytext=(10 if below else -10, 0), textcoords="offset points",
-        ha="left" if below else "right", va="center", fontsize="small",
+        ha="left" if below else "right", va="center", fontsize="small", path_effects=[_HALO],
     )  # fmt: skip

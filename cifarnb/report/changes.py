@@ -196,12 +196,10 @@ def overview(described: Mapping[str, Any]) -> str:
     base, *changes = described["entries"]
     if not base["runs"]:
         return "Not run: the base, so nothing can be compared with it."
-    sides = _sides(changes)
-    found = [f"{len(sides['better'])} do better", f"{len(sides['worse'])} do worse"]
-    found.append(f"{len(sides['no more than chance'])} differ by no more than chance")
-    found += [f"{len(names)} {what}" for what, names in _left_out(changes).items() if names]
+    found = {side: len(same) for side, same in _sides(changes).items()}
+    found |= {what: len(names) for what, names in _left_out(changes).items() if names}
     words = f"The base reaches **{accuracy(base['final_accuracy'])}** after {counted(base['steps'], 'step')}. "
-    words += f"Of {counted(len(changes), 'change')} {', '.join(found)}."
+    words += f"Of {counted(len(changes), 'change')}: {', '.join(f'{n} {what}' for what, n in found.items())}."
     return words if any(base["learns"]) else f"{words} But the base does no better than guessing, so this says little."
 
 
@@ -212,9 +210,10 @@ def group_words(described: Mapping[str, Any], group: str) -> str:
     for side, found in _sides(changes).items():
         told = [f"{_name(entry)} {points(entry['difference'], entry['ci95'])}" for entry in found]
         parts += [f"{side}: {', '.join(told)}"] if told else []
-    in_points = "In points from the base, " if parts else "There "
+    compared = bool(parts)
     parts += [f"{what}: {', '.join(names)}" for what, names in _left_out(changes).items() if names]
-    return f"{in_points}{'; '.join(parts)}."
+    words = "; ".join(parts)
+    return f"In points from the base, {words}." if compared else f"{words[:1].upper()}{words[1:]}."
 
 
 def method(described: Mapping[str, Any]) -> str:
@@ -226,9 +225,10 @@ def method(described: Mapping[str, Any]) -> str:
         kind = f"Newcombe's, for the {base['test_images']:,} test images of single runs"
     else:
         kind = (
-            f"Student's ({described['freedom']} degrees of freedom) of differences paired by seed; the spread is pooled "
-            f"over the {described['pooled']} trainings that learn, each with {counted(len(base['seeds']), 'seed')}, and "
-            f"gives every difference a standard error of {100 * described['error']:.2f} points"
+            f"Student's ({described['freedom']} degrees of freedom) of differences paired by seed; the spread is "
+            f"pooled over the {described['pooled']} trainings that learn, each with "
+            f"{counted(len(base['seeds']), 'seed')}, and gives every difference a standard error of "
+            f"{100 * described['error']:.2f} points"
         )
     return (
         f"The intervals are {kind}. They are corrected for {counted(count, 'comparison')} by Holm's procedure: with a "
@@ -276,9 +276,9 @@ def _left_out(changes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     uneven = [change["name"] for change in changes if change["runs"] and not _is_even(change)]
     rest = [change["name"] for change in changes if not change["ci95"]]
     return {
-        "learn with some seeds only": uneven,
-        "are not compared": [name for name in rest if name not in {*missing, *uneven}],
-        "did not run": missing,
+        "learning with some seeds only": uneven,
+        "not compared": [name for name in rest if name not in {*missing, *uneven}],
+        "not run": missing,
     }
 
 
