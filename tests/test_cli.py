@@ -190,4 +190,4 @@ def test_offline_without_data_the_report_is_made_on_synthetic_images_and_says_so
     assert "not known to be CIFAR-10" in page
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["data"]["cifar10"] is False
-    assert [s["status"] for s in summary["sections"]] == ["ok"] + ["not run"] * 8
+    assert [s["status"] for s in summary["sections"]] == ["ok"] + ["not run"] * 9

@@ -71,6 +71,7 @@ def test_the_page_names_profile_data_and_sections_in_order(smoke, summary):
     titles += [
         "1.3 A deeper network",
         "1.4 Trained well",
+        "1.5 One change at a time",
         "2. Batch Normalization",
         "2.3 Why batch norm helps",
         "3. Summary",

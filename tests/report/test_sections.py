@@ -128,6 +128,7 @@ def test_titles_are_the_headings_of_the_report():
         "1.2 Residual connections + batch norm",
         "1.3 A deeper network",
         "1.4 Trained well",
+        "1.5 One change at a time",
         "1.6 What the networks see",
         "2. Batch Normalization",
         "2.3 Why batch norm helps",
@@ -235,7 +236,7 @@ def test_what_a_report_gives_to_all_is_left_out_where_a_notebook_has_no_use_for_
     given = {"profile": "smoke", "data": "synthetic", "runs_dir": "elsewhere", "train": False}
     assert set(given) == set(sections.GIVEN_TO_ALL)
     placed = {name: set(sections.changes(name, "quick", given)) for name in sections.names()}
-    training = {*sections.NETWORKS.values(), sections.WELL, sections.WHY}
+    training = {*sections.NETWORKS.values(), sections.WELL, sections.ONE_CHANGE, sections.WHY}
     assert {name for name, there in placed.items() if "train" in there} == training
     assert all(there == {"data", "runs_dir", "train"} for name, there in placed.items() if name in training)
     assert placed["00_data"] == {"data"}
