@@ -76,7 +76,7 @@ def entry_configs(given: Mapping[str, Any]) -> dict[str, dict[str, list[Config]]
     optimizers = {
         name: fields | {"lr": given[rates][0]} for name, (rates, fields) in OPTIMIZERS.items() if name != MOMENTUM
     }
-    groups = {BASE: {BASE: {}}, **CHANGES, "optimizer": optimizers}
+    groups: dict[str, dict[str, dict[str, Any]]] = {BASE: {BASE: {}}, **CHANGES, "optimizer": optimizers}
     return {
         group: {name: _configs(given, given["seeds"], **fields) for name, fields in of.items()}
         for group, of in groups.items()

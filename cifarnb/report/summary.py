@@ -165,7 +165,8 @@ def find_well(
 
     Raises NotRunError if they are ``required`` and there are none.
     """
-    (found,) = _find_in([recipes.by_kind(given)], dataset, runs_dir, required)
+    found = _find_in(recipes.by_kind(given), dataset, runs_dir)
+    _check(required, found)
     return found
 
 
@@ -173,23 +174,21 @@ def find_changes(
     given: Mapping[str, Any], dataset: Dataset, runs_dir: str | Path = "runs", *, required: bool = False
 ) -> tuple[Found, Found]:
     """The same of section 1.5, as ``changes.describe`` takes them: the base and the changes, and what was tried."""
-    entries, tried = _find_in([changes.entry_configs(given), changes.tried_configs(given)], dataset, runs_dir, required)
+    entries = _find_in(changes.entry_configs(given), dataset, runs_dir)
+    tried = _find_in(changes.tried_configs(given), dataset, runs_dir)
+    _check(required, entries, tried)
     return entries, tried
 
 
-def _find_in(
-    asked: Sequence[Mapping[str, Mapping[str, Sequence[Config]]]],
-    dataset: Dataset,
-    runs_dir: str | Path,
-    required: bool,
-) -> list[Found]:
-    found = [
-        {kind: {name: _find(configs, dataset, runs_dir) for name, configs in of.items()} for kind, of in kinds.items()}
-        for kinds in asked
-    ]
+def _find_in(asked: Mapping[str, Mapping[str, Sequence[Config]]], dataset: Dataset, runs_dir: str | Path) -> Found:
+    return {
+        kind: {name: _find(configs, dataset, runs_dir) for name, configs in of.items()} for kind, of in asked.items()
+    }
+
+
+def _check(required: bool, *found: Found) -> None:
     if required and not any(runs for kinds in found for of in kinds.values() for runs in of.values()):
         raise NotRunError("none of its runs")
-    return found
 
 
 def describe_well(found: Found) -> list[dict[str, Any]]:
