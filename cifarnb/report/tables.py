@@ -235,9 +235,7 @@ def changes(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         rows.append(
             {
                 "change": entry["name"],
-                "of": entry["group"],
                 "parameters": f"{entry['parameters']:,}" if ran else "–",
-                "multiply-adds": f"{entry['multiply_adds'] / 1e6:,.2f} M" if ran else "–",
                 "s / epoch": f"{entry['seconds_per_epoch']['mean']:.3g}" if ran else "–",
                 "test accuracy": accuracy(entry["final_accuracy"]) if ran else NOT_RUN,
                 "difference, points": apart,
