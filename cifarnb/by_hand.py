@@ -1,8 +1,8 @@
 """The Simple CNN forward and backward in plain tensor operations: no autograd, and no layer or function of PyTorch's.
 
-The weights are a dict with the names and shapes of ``SimpleCNN.state_dict()``, in which the numbers count the layers
-between them, too; so weights go from one to the other.  O and C are the filters and channels of a convolution, k its
-width, H and W what comes in, h and w what goes out.  ∂y stands for the derivative of the loss by y, and is of y's shape.
+The weights are a dict with the names and shapes of ``SimpleCNN.state_dict()``, so that they go from one to the other;
+shapes are those at width 1.  O and C are the filters and channels of a convolution, k is its width; H, W is the size of
+what comes in, h, w of what goes out.  ∂y stands for the derivative of the loss by y, and has y's shape.
 """
 
 from typing import NamedTuple
@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 
 Weights = dict[str, Tensor]
+WINDOW = ((0, 0), (0, 1), (1, 0), (1, 1))  # the places of a 2×2 window, row by row
 
 
-class Passed(NamedTuple):
-    """What a pass through convolution, ReLU and pooling leaves for the way back."""
+class Kept(NamedTuple):
+    """What a convolution with ReLU and pooling keeps for the way back."""
 
     patches: Tensor  # (N, C·k·k, h·w): the convolution's input
     positive: Tensor  # (N, O, h, w) bool: where ReLU lets through
-    winners: Tensor  # (N, O, h/2, w/2): which of a window's four values is its largest, 0 to 3
+    winners: Tensor  # (N, O, h/2, w/2): the place, 0 to 3, of each window's largest value
 
 
 def loss_and_gradients(weights: Weights, images: Tensor, labels: Tensor) -> tuple[Tensor, Weights]:
     """The mean cross-entropy () of images (N, 3, 32, 32) with labels (N,), and its gradient by each of the weights."""
-    x, first = pass_convolution(weights, "features.0", images)
-    x, second = pass_convolution(weights, "features.3", x)
-    shape = x.shape
-    a = x.flatten(1)  # (N, 400)
+    first, kept_first = convolution(weights, "features.0", images)  # (N, 6, 14, 14)
+    second, kept_second = convolution(weights, "features.3", first)  # (N, 16, 5, 5)
+    a = second.flatten(1)  # (N, 400)
     b = linear(weights, "classifier.1", a).clamp(min=0)  # (N, 120)
     c = linear(weights, "classifier.3", b).clamp(min=0)  # (N, 84)
     logits = linear(weights, "classifier.5", c)  # (N, 10)
@@ -36,16 +36,17 @@ def loss_and_gradients(weights: Weights, images: Tensor, labels: Tensor) -> tupl
     d_c = linear_backward(weights, "classifier.5", c, d_logits, gradients) * (c > 0)
     d_b = linear_backward(weights, "classifier.3", b, d_c, gradients) * (b > 0)
     d_a = linear_backward(weights, "classifier.1", a, d_b, gradients)
-    d_patches = pass_backward(weights, "features.3", second, d_a.reshape(shape), gradients)
-    d_x = fold(d_patches, first.winners.shape)
-    pass_backward(weights, "features.0", first, d_x, gradients)  # what would flow on is the images'
+    d_y = convolution_backward(weights, "features.3", kept_second, d_a.reshape(second.shape), gradients)
+    d_first = fold(weights["features.3.weight"].flatten(1).T @ d_y, first.shape)
+    convolution_backward(weights, "features.0", kept_first, d_first, gradients)  # the images need no gradient
     return loss, gradients
 
 
-def pass_convolution(weights: Weights, name: str, x: Tensor) -> tuple[Tensor, Passed]:
-    """Convolution, ReLU, 2×2 max pooling: (N, C, H, W) → (N, O, h/2, w/2), and what the way back needs.
+def convolution(weights: Weights, name: str, x: Tensor) -> tuple[Tensor, Kept]:
+    """Convolution, ReLU and 2×2 max pooling: (N, C, H, W) → (N, O, h/2, w/2), and what the way back needs.
 
-    The convolution is a product of matrices: filters (O, C·k·k) times the patches of the image, which are columns.
+    The convolution is a product of matrices, y = F·patches + bias: its rows are the filters F (O, C·k·k), its columns
+    the patches of an image.
     """
     filters, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
     k = filters.shape[-1]
@@ -53,24 +54,24 @@ def pass_convolution(weights: Weights, name: str, x: Tensor) -> tuple[Tensor, Pa
     y = filters.flatten(1) @ patches + bias[:, None]  # (N, O, h·w)
     y = y.reshape(len(x), len(filters), x.shape[2] - k + 1, x.shape[3] - k + 1)
     pooled, winners = max_pool(y.clamp(min=0))
-    return pooled, Passed(patches, y > 0, winners)
+    return pooled, Kept(patches, y > 0, winners)
 
 
-def pass_backward(weights: Weights, name: str, passed: Passed, d_pooled: Tensor, gradients: Weights) -> Tensor:
-    """Back through all of it: ∂pooled (N, O, h/2, w/2) → ∂patches (N, C·k·k, h·w).
+def convolution_backward(weights: Weights, name: str, kept: Kept, d_pooled: Tensor, gradients: Weights) -> Tensor:
+    """Back to the convolution's own output: ∂pooled (N, O, h/2, w/2) → ∂y (N, O, h·w).
 
-    Of y = F·patches + bias it is ∂F = Σₙ ∂y·patchesᵀ, ∂bias = Σ ∂y and ∂patches = Fᵀ·∂y.  These go into ``gradients``.
+    ∂F = Σₙ ∂y·patchesᵀ and ∂bias = Σ ∂y go into ``gradients``; ∂patches = Fᵀ·∂y is left to whom needs it.
     """
-    filters = weights[f"{name}.weight"]
-    d_y = (max_pool_backward(d_pooled, passed.winners) * passed.positive).flatten(2)  # (N, O, h·w)
-    gradients[f"{name}.weight"] = (d_y @ passed.patches.transpose(1, 2)).sum(0).reshape(filters.shape)
+    d_y = (max_pool_backward(d_pooled, kept.winners) * kept.positive).flatten(2)
+    d_filters = (d_y @ kept.patches.transpose(1, 2)).sum(0)  # (O, C·k·k)
+    gradients[f"{name}.weight"] = d_filters.reshape(weights[f"{name}.weight"].shape)
     gradients[f"{name}.bias"] = d_y.sum((0, 2))
-    return filters.flatten(1).T @ d_y
+    return d_y
 
 
 def unfold(x: Tensor, k: int) -> Tensor:
     """All k×k patches of (N, C, H, W) as columns (N, C·k·k, h·w), where h = H − k + 1 and w = W − k + 1."""
-    patches = x.unfold(2, k, 1).unfold(3, k, 1)  # (N, C, h, w, k, k), still the same memory
+    patches = x.unfold(2, k, 1).unfold(3, k, 1)  # (N, C, h, w, k, k), a view
     return patches.permute(0, 1, 4, 5, 2, 3).flatten(4).flatten(1, 3)
 
 
@@ -91,23 +92,22 @@ def fold(d_patches: Tensor, shape: torch.Size) -> Tensor:
 
 
 def max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest value of every 2×2 window, (N, C, h, w) → (N, C, h/2, w/2), and which it is: 0 to 3, row by row.
+    """The largest value of every 2×2 window, (N, C, h, w) → (N, C, h/2, w/2), and its place in WINDOW.
 
-    Of several, as where ReLU has made zeros, the first, as with PyTorch.
+    Of several that are equal, as where ReLU has made zeros, the first wins, as it does with PyTorch.
     """
-    n, channels, h, w = x.shape
-    windows = x.reshape(n, channels, h // 2, 2, w // 2, 2).transpose(3, 4).flatten(4)  # (N, C, h/2, w/2, 4)
-    winners = windows.argmax(-1, keepdim=True)
-    return windows.gather(-1, winners).squeeze(-1), winners.squeeze(-1)
+    windows = torch.stack([x[:, :, i::2, j::2] for i, j in WINDOW])  # (4, N, C, h/2, w/2)
+    pooled, winners = windows.max(0)
+    return pooled, winners
 
 
 def max_pool_backward(d_pooled: Tensor, winners: Tensor) -> Tensor:
     """∂x (N, C, h, w): the winner of every window gets all of ∂pooled (N, C, h/2, w/2), the others nothing."""
-    n, channels, half_h, half_w = d_pooled.shape
-    places = torch.arange(4, device=winners.device)
-    d_windows = d_pooled[..., None] * (winners[..., None] == places)  # (N, C, h/2, w/2, 4)
-    d_windows = d_windows.reshape(n, channels, half_h, half_w, 2, 2).transpose(3, 4)
-    return d_windows.reshape(n, channels, 2 * half_h, 2 * half_w)
+    n, channels, h, w = d_pooled.shape
+    d_x = d_pooled.new_empty(n, channels, 2 * h, 2 * w)
+    for place, (i, j) in enumerate(WINDOW):
+        d_x[:, :, i::2, j::2] = d_pooled * (winners == place)
+    return d_x
 
 
 def linear(weights: Weights, name: str, x: Tensor) -> Tensor:

@@ -56,9 +56,7 @@ class OwnSGD(_OfEachParameter):
         *,
         nesterov: bool = False,
     ) -> None:
-        super().__init__(
-            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-        )
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
 
     def move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """One step."""

@@ -398,6 +398,29 @@ def calibration(seen: Mapping[str, insight.Seen]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def against_torch(found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """What is our own beside PyTorch's, from ``experiment.compare_with_torch``: differences are the largest there are."""
+    names = {
+        "sgd": "SGD with momentum",
+        "adam": "Adam",
+        "network": "network by hand, our SGD",
+        "nudged": "PyTorch's SGD, begun one rounding higher",
+    }
+    rows = [
+        {
+            "our own": name,
+            "compared": "weights",
+            "largest change": f"{found[key]['change']:.2g}",
+            "difference, same path": f"{found[key]['same_path']:.1e}",
+            "difference, own path": f"{found[key]['own_path']:.1e}",
+            "last loss": f"{found[key]['losses'][-1]:.4f}",
+            "PyTorch's": f"{found[key]['torch_losses'][-1]:.4f}",
+        }
+        for key, name in names.items()
+    ]
+    return pd.DataFrame(rows)
+
+
 def seeds(runs: Sequence[Run]) -> str:
     """For a figure's caption: the seeds of its runs, and how the curves of several are drawn."""
     if len(runs) == 1:
