@@ -106,7 +106,7 @@ def time_engine(config: Config, steps: int) -> tuple[float, float]:
     """Images per second of ``fit`` in its second epoch, of so many steps, and seconds that the first took longer."""
     dataset = _noise(steps * config.batch_size)
     config = config.replace(epochs=2, train_size=0)
-    trained = fit(build_model(config.model, width=config.width), dataset, config, progress=False)
+    trained = fit(build_model(**config.network()), dataset, config, progress=False)
     first, second = trained.history["seconds"]
     return steps * config.batch_size / second, max(0.0, first - second)
 

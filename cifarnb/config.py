@@ -40,6 +40,8 @@ def _check_each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+VARIANT = ("neurons", "activation", "pooling", "batch_norm", "residual", "dropout")  # fields of the simple CNN alone
+
 Number = Annotated[float, BeforeValidator(read_number)]
 Directions = Annotated[
     tuple[Literal["gradient", "step"], ...], AfterValidator(_check_each_once), BeforeValidator(_read_names)
@@ -59,6 +61,13 @@ class Config(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
     width: Annotated[Number, Field(gt=0)] = 1.0  # of the network: a factor on its channels
+    # The next are of the simple CNN alone.
+    neurons: Annotated[Number, Field(gt=0)] = 1.0  # a factor on the neurons of its hidden linear layers
+    activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
+    pooling: Literal["max", "average", "stride"] = "max"  # stride: convolutions of stride 2 in place of pooling
+    batch_norm: bool = False  # after its convolutions
+    residual: bool = False  # a connection around its second convolution
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0  # after its hidden linear layers
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of the initial weights, the order of the images, the augmentation
     epochs: Annotated[int, Field(ge=1)] = 1  # passes over the training images
     train_size: Annotated[int, Field(ge=0)] = 0  # train on the first so many images; 0: on all
@@ -69,11 +78,13 @@ class Config(BaseModel):
     reflect_padding: Annotated[int, Field(ge=0, le=31)] = 0  # crop from so many pixels of mirrored edge instead; 0: not
     alternate_flips: bool = False  # every image is flipped in every second epoch, in place of at random
     cutout: Annotated[int, Field(ge=0, le=32)] = 0  # side, in pixels, of a grey square on every image; 0: none
-    optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "muon"] = "sgd"
     lr: Annotated[Number, Field(gt=0)] = 1e-3  # learning rate, at its highest under a schedule
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9  # of SGD; of Muon, on filters
     nesterov: bool = False  # Nesterov's momentum, in SGD
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"  # mse: to the one-hot target, summed over the classes
     weight_decay: Annotated[Number, Field(ge=0)] = 0.0
+    l1: Annotated[Number, Field(ge=0)] = 0.0  # so much of the sum of the weights' sizes, without biases, in the loss
     decay_biases: bool = True  # weight decay on biases and batch norm's parameters, too
     average_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.0  # of a moving average of the weights, the result; 0: none
     # cosine: per epoch, to 0; per step: one_cycle, triangle (up, and down to 0), linear (down to 0)
@@ -92,11 +103,27 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _muon_is_tuned_to_one_network(self) -> "Config":
-        if self.optimizer == "muon" and self.model != "fast_cnn":
-            raise ValueError(
-                "optimizer muon needs model fast_cnn: its rates for biases and the last layer are that one's"
-            )
+    def _muon_is_tried_on_two_networks(self) -> "Config":
+        if self.optimizer == "muon" and self.model not in ("fast_cnn", "simple_cnn"):
+            raise ValueError("optimizer muon needs model fast_cnn or simple_cnn: its rates for biases are for these")
+        return self
+
+    @model_validator(mode="after")
+    def _only_the_simple_cnn_has_variants(self) -> "Config":
+        if self.model != "simple_cnn" and (varied := [name for name in VARIANT if name in self.asked()]):
+            raise ValueError(f"{varied[0]} needs model simple_cnn")
+        return self
+
+    @model_validator(mode="after")
+    def _a_residual_keeps_the_place(self) -> "Config":
+        if self.residual and self.pooling == "stride":
+            raise ValueError("residual needs pooling max or average: around a stride the places differ")
+        return self
+
+    @model_validator(mode="after")
+    def _smoothing_is_of_the_cross_entropy(self) -> "Config":
+        if self.loss == "mse" and self.label_smoothing:
+            raise ValueError("label_smoothing needs loss cross_entropy")
         return self
 
     @model_validator(mode="after")
@@ -126,8 +153,9 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _walks_need_a_loss_without_noise(self) -> "Config":
-        if self.probe_every and self.model == "vgg_a_noisy_bn":
-            raise ValueError("probe_every: the loss of vgg_a_noisy_bn differs from one evaluation to the next")
+        if self.probe_every and (self.model == "vgg_a_noisy_bn" or self.dropout):
+            noisy = "dropout" if self.dropout else self.model
+            raise ValueError(f"probe_every: the loss of {noisy} differs from one evaluation to the next")
         return self
 
     def __init__(self, **values: Any) -> None:
@@ -149,6 +177,11 @@ class Config(BaseModel):
     def replace(self, **changes: Any) -> "Config":
         """A copy with some fields changed, checked again."""
         return type(self)(**(self.model_dump() | changes))
+
+    def network(self) -> dict[str, Any]:
+        """What ``cifarnb.models.build_model`` needs to know of it, but the seed."""
+        asked = self.asked()
+        return {"name": self.model, "width": self.width} | {name: asked[name] for name in VARIANT if name in asked}
 
     def computed(self) -> dict[str, Any]:
         """The fields that determine the result: all but where it happens."""

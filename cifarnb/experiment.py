@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cifarnb import against_torch, environment, insight, kept, runs
-from cifarnb.config import Config
+from cifarnb.config import VARIANT, Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
 from cifarnb.insight import Seen
@@ -47,7 +47,7 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
         environment.complete()
         checkpoint = runs.unfinished(path) / "checkpoint.pt"
         starts = runs.note_start(checkpoint.parent, _origin(config, dataset), resumed=checkpoint.exists())
-        model = build_model(config.model, config.seed, config.width)
+        model = build_model(seed=config.seed, **config.network())
         trained = _fit(model, dataset, config, checkpoint, progress=progress)
         try:
             return runs.save(
@@ -131,7 +131,9 @@ def run_all(
     return [run(config, dataset, runs_dir) for config in configs]
 
 
-_TOLD = ("weight_decay", "label_smoothing", "average_decay", "cutout", "validation_size")  # where they are asked for
+_TOLD = (  # where they are asked for
+    *VARIANT, "loss", "weight_decay", "l1", "label_smoothing", "average_decay", "cutout", "validation_size"
+)  # fmt: skip
 
 
 def describe(config: Config) -> str:
@@ -139,12 +141,19 @@ def describe(config: Config) -> str:
     schedule = "" if config.schedule == "none" else f" ({config.schedule})"
     augmentation = "crop and flip" if config.augment else "no augmentation"
     asked = config.asked()
-    more = "".join(f", {name.replace('_', ' ')} {asked[name]:g}" for name in _TOLD if name in asked)
+    more = "".join(f", {_told(name, asked[name])}" for name in _TOLD if name in asked)
     epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs} epochs"
     return (
         f"{label(config.model, config.width)}, {epochs}, {config.optimizer} at learning rate "
         f"{config.lr:g}{schedule}, batches of {config.batch_size}, {augmentation}{more}, seed {config.seed}"
     )
+
+
+def _told(name: str, value: object) -> str:
+    words = name.replace("_", " ")
+    if value is True:
+        return words
+    return f"{words} {value:g}" if isinstance(value, float | int) else f"{words} {value}"
 
 
 def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | Path = "runs", *, jobs: int) -> None:
@@ -238,7 +247,7 @@ def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run
 
 def trained_model(run: Run) -> nn.Module:
     """The run's network with its weights after the last epoch, on the CPU, in eval mode."""
-    model = build_model(run.config.model, width=run.config.width)
+    model = build_model(**run.config.network())
     model.load_state_dict(run.weights())
     return model.eval()
 
@@ -314,14 +323,13 @@ def compare_with_torch(run: Run, dataset: Dataset, *, steps: int = 100) -> dict[
     taken.  On the CPU and in float32; kept beside the run's records.  Raises ValueError for another network.
     """
     config = run.config
-    if config.model != "simple_cnn":
-        raise ValueError(f"{run.name}: only the Simple CNN is written by hand")
+    if config.network() != {"name": "simple_cnn", "width": config.width}:
+        raise ValueError(f"{run.name}: only the plain Simple CNN is written by hand")
 
     def compute() -> dict[str, Any]:
         with working_on(torch.device("cpu")):
-            return against_torch.compare(
-                build_model(config.model, config.seed, config.width), _first_batches(dataset, config, steps)
-            )
+            network = build_model(**config.network(), seed=config.seed)
+            return against_torch.compare(network, _first_batches(dataset, config, steps))
 
     return kept.values(run, "against-torch", {"steps": steps, "rates": against_torch.RATES}, compute)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 from cifarnb.config import Config
@@ -166,7 +166,7 @@ class Average:
 
 
 def make_optimizer(model: nn.Module, config: Config) -> Optimizer:
-    """PyTorch's fused SGD, Adam or AdamW, or Muon, over all parameters that are trained."""
+    """PyTorch's SGD, Adam, AdamW or RMSprop, or Muon, over all parameters that are trained."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": trained, "weight_decay": config.weight_decay}]
     if not config.decay_biases:
@@ -181,6 +181,8 @@ def make_optimizer(model: nn.Module, config: Config) -> Optimizer:
             return Adam(groups, config.lr, fused=True)
         case "adamw":
             return AdamW(groups, config.lr, fused=True)
+        case "rmsprop":
+            return RMSprop(groups, config.lr, foreach=True)
 
 
 def keep_lr_on(device: torch.device, optimizer: Optimizer) -> None:
@@ -189,7 +191,7 @@ def keep_lr_on(device: torch.device, optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         lr = float(group["lr"])
         group["lr"] = torch.tensor(lr, device=device) if on_gpu else lr
-        if "capturable" in group:  # Adam's; the step of SGD and of Muon can always be recorded
+        if "capturable" in group:  # Adam's and RMSprop's; the step of SGD and of Muon can always be recorded
             group["capturable"] = on_gpu
 
 

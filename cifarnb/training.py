@@ -45,8 +45,8 @@ class Trained(NamedTuple):
     on, in train mode), test_loss and test_accuracy (after the epoch), lr (at the epoch's beginning), seconds (of the
     training pass, without the test), images_per_s, and with ``validation_size`` validation_loss and
     validation_accuracy; with ``tta`` tta_accuracy, of the last epoch alone (before that NaN).  Losses are
-    cross-entropies in nats; label smoothing counts in the training's alone.  With ``average_decay`` it is the averaged
-    weights that are tested, and that the model has in the end.
+    cross-entropies in nats; label smoothing, another loss and an L1 penalty count in the training's alone.  With
+    ``average_decay`` it is the averaged weights that are tested, and that the model has in the end.
     """
 
     history: pd.DataFrame  # a row an epoch
@@ -86,7 +86,7 @@ def fit(
             images, labels = batches.take(size)
             with autocast(device, precision):
                 logits = model(images).float()
-            return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing), logits, labels
+            return training_loss(model, logits, labels, config), logits, labels
 
         def train_step(size: int) -> None:
             loss, logits, labels = forward(size, precision)
@@ -116,6 +116,19 @@ def fit(
             loop.save()
         said.bar.close()
         return result(loop)
+
+
+def training_loss(model: nn.Module, logits: Tensor, labels: Tensor, config: Config) -> Tensor:
+    """What is minimised, of logits (N, 10) and labels (N,): the mean of the config's loss, and its L1 penalty."""
+    if config.loss == "mse":
+        target = F.one_hot(labels, logits.shape[1]).to(logits)
+        loss = (logits - target).square().sum(1).mean()
+    else:
+        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    if config.l1:
+        weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+        loss = loss + config.l1 * torch.stack([p.abs().sum() for p in weights]).sum().to(loss)
+    return loss
 
 
 @dataclass

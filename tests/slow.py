@@ -53,7 +53,7 @@ class InFloat64(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.network = build_model(config.model, config.seed, config.width).double()
+        self.network = build_model(seed=config.seed, **config.network()).double()
 
     def forward(self, x):
         levels = ((x.double() + 1) * 127.5).round()
@@ -115,6 +115,8 @@ def make_optimizer(model, config):
             return torch.optim.Adam(groups, config.lr, foreach=False)
         case "adamw":
             return torch.optim.AdamW(groups, config.lr, foreach=False)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, config.lr, foreach=False)
 
 
 def rate_at(step, steps, schedule):
@@ -128,7 +130,7 @@ def train(config, dataset, model=None):
 
     Returns the losses and the model, which lies in memory as the engine's: what is left to differ is rounding.
     """
-    model = model or build_model(config.model, config.seed, config.width)
+    model = model or build_model(seed=config.seed, **config.network())
     set_whitening(
         model, torch.stack([transformed(image) for image in dataset.train_images[: config.train_size or None]])
     )
@@ -156,7 +158,9 @@ def train(config, dataset, model=None):
             if config.schedule in ("triangle", "linear"):
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * rate_at(len(losses), config.epochs * per_epoch, config.schedule)
-            loss = F.cross_entropy(model(x), y, label_smoothing=config.label_smoothing)
+            loss = loss_of(model(x), y, config)
+            for p in (p for p in model.parameters() if p.requires_grad and p.dim() > 1):
+                loss = loss + config.l1 * p.abs().sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -169,6 +173,16 @@ def train(config, dataset, model=None):
     if config.average_decay:
         model.load_state_dict(average)
     return np.array(losses), model
+
+
+def loss_of(logits, labels, config):
+    """The mean of an image's loss, image by image."""
+    if config.loss == "cross_entropy":
+        return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    losses = []
+    for row, label in zip(logits, labels.tolist(), strict=True):
+        losses.append(sum((value - (1.0 if i == label else 0.0)) ** 2 for i, value in enumerate(row)))
+    return torch.stack(losses).mean()
 
 
 def first_flips(n, config):

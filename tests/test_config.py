@@ -4,7 +4,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from cifarnb.config import Config, ConfigError, read_number, unknown_name
+from cifarnb.config import VARIANT, Config, ConfigError, read_number, unknown_name
 
 FORBIDDEN = [
     ("model", "simple"),
@@ -16,6 +16,15 @@ FORBIDDEN = [
     ("width", -0.5),
     ("width", math.inf),
     ("width", "narrow"),
+    ("neurons", 0),
+    ("activation", "ReLU"),
+    ("pooling", "min"),
+    ("batch_norm", 1),
+    ("residual", "yes"),
+    ("dropout", 1),
+    ("dropout", -0.1),
+    ("loss", "l2"),
+    ("l1", -1e-9),
     ("seed", -1),
     ("seed", 2**32),
     ("seed", 1.0),
@@ -95,7 +104,9 @@ def test_all_faults_are_named_at_once():
         configure(epochs=0, optimizer="sdg")
     assert str(refused.value).count("; ") == 1
     assert "epochs: " in str(refused.value)
-    assert "optimizer: input should be 'sgd', 'adam', 'adamw' or 'muon', but it is 'sdg'" in str(refused.value)
+    assert "optimizer: input should be 'sgd', 'adam', 'adamw', 'rmsprop' or 'muon', but it is 'sdg'" in str(
+        refused.value
+    )
 
 
 def test_a_model_that_does_not_exist_is_answered_with_those_that_do():
@@ -128,11 +139,42 @@ def test_what_changes_the_augmentation_needs_it(values):
     assert configure(augment=True, **values).asked()[name]
 
 
-@pytest.mark.parametrize("model", ["simple_cnn", "resnet6", "vgg_a_bn"])
-def test_muon_needs_the_network_that_its_rates_are_for(model):
-    with pytest.raises(ConfigError, match=r"^optimizer muon needs model fast_cnn"):
+@pytest.mark.parametrize("model", ["resnet6", "vgg_a_bn"])
+def test_muon_needs_a_network_that_its_rates_are_for(model):
+    with pytest.raises(ConfigError, match=r"^optimizer muon needs model fast_cnn or simple_cnn"):
         configure(model=model, optimizer="muon")
     assert configure(model="fast_cnn", optimizer="muon").optimizer == "muon"
+
+
+VARIANTS = [{"neurons": 2.0}, {"activation": "tanh"}, {"pooling": "average"}, {"batch_norm": True},
+            {"residual": True}, {"dropout": 0.5}]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", VARIANTS)
+@pytest.mark.parametrize("model", ["resnet6", "vgg_a_bn", "fast_cnn"])
+def test_only_the_simple_cnn_has_variants(model, values):
+    (name,) = values
+    with pytest.raises(ConfigError, match=f"^{name} needs model simple_cnn$"):
+        configure(model=model, **values)
+    config = configure(model="simple_cnn", width=2, **values)
+    assert config.network() == {"name": "simple_cnn", "width": 2.0, **values}
+
+
+def test_all_variants_are_tried():
+    assert {name for values in VARIANTS for name in values} == {*VARIANT}
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"loss": "mse", "label_smoothing": 0.1}, "label_smoothing needs loss cross_entropy"),
+        ({"residual": True, "pooling": "stride"}, "residual needs pooling max or average"),
+        ({"dropout": 0.5, "probe_every": 1}, "probe_every: the loss of dropout differs"),
+    ],
+)
+def test_what_cannot_go_together_is_refused(values, reason):
+    with pytest.raises(ConfigError, match=f"^{reason}"):
+        configure(model="simple_cnn", **values)
 
 
 def test_a_decay_that_leaves_out_biases_is_one():

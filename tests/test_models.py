@@ -93,6 +93,90 @@ def test_a_quarter_as_wide_costs_a_sixteenth(name, networks):
     assert 1 / 16 < share < 1 / 14
 
 
+@pytest.mark.parametrize(
+    ("variant", "parameters", "multiply_adds"),
+    [
+        ({"neurons": 2}, 456 + 2416 + 401 * 240 + 241 * 168 + 169 * 10, 592_800 + 400 * 240 + 240 * 168 + 168 * 10),
+        ({"activation": "sigmoid"}, 62_006, 651_720),
+        ({"pooling": "average"}, 62_006, 651_720),
+        ({"pooling": "stride"}, 62_006, 14**2 * 6 * 75 + 5**2 * 16 * 150 + 58_920),
+        ({"batch_norm": True}, 62_006 + 2 * (6 + 16), 651_720),
+        ({"residual": True}, 62_006, 651_720),
+        ({"dropout": 0.5}, 62_006, 651_720),
+    ],
+)
+def test_variants_of_the_simple_cnn_cost_what_they_do_by_hand(variant, parameters, multiply_adds):
+    model = build_model("simple_cnn", **variant)
+    assert count_parameters(model) == parameters
+    assert count_multiply_adds(model) == multiply_adds
+    assert list_layers(model)[-1].output_shape == (10,)
+    assert sum(layer.parameters for layer in list_layers(model)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("variant", "inner"),
+    [
+        ({"activation": "leaky_relu"}, lambda x: torch.where(x > 0, x, 0.01 * x)),
+        ({"activation": "gelu"}, lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2),
+        ({"activation": "silu"}, lambda x: x / (1 + torch.exp(-x))),
+        ({"activation": "tanh"}, lambda x: (torch.exp(x) - torch.exp(-x)) / (torch.exp(x) + torch.exp(-x))),
+        ({"activation": "sigmoid"}, lambda x: 1 / (1 + torch.exp(-x))),
+        ({"activation": "relu"}, lambda x: x.clamp(min=0)),
+    ],
+)
+def test_an_activation_is_its_formula_everywhere(variant, inner):
+    model, x = build_model("simple_cnn", **variant).double(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    one, two = (module for module in model.features if isinstance(module, nn.Conv2d))
+    hidden = F.max_pool2d(inner(two(F.max_pool2d(inner(one(x)), 2))), 2).flatten(1)
+    *linears, last = (module for module in model.classifier if isinstance(module, nn.Linear))
+    for linear in linears:
+        hidden = inner(linear(hidden))
+    torch.testing.assert_close(model(x), last(hidden), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("pooling", ["max", "average", "stride"])
+def test_pooling_is_its_formula(pooling):
+    model, x = build_model("simple_cnn", pooling=pooling).double(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    hidden = x
+    for conv in (module for module in model.features if isinstance(module, nn.Conv2d)):
+        hidden = F.relu(F.conv2d(hidden, conv.weight, conv.bias))  # at every place
+        if pooling == "stride":
+            hidden = hidden[:, :, ::2, ::2]
+        else:
+            n, channels, height, width = hidden.shape
+            windows = hidden.view(n, channels, height // 2, 2, width // 2, 2)
+            hidden = windows.amax((3, 5)) if pooling == "max" else windows.mean((3, 5))
+    torch.testing.assert_close(model(x), model.classifier(hidden), rtol=1e-10, atol=1e-12)
+
+
+def test_the_residual_connection_adds_what_lies_under_the_middle_of_a_filter():
+    plain, residual = (build_model("simple_cnn", residual=residual) for residual in (False, True))
+    x = torch.randn(2, 3, 32, 32)
+    before = plain.features[:3](x)  # (2, 6, 14, 14)
+    added = residual.features[:4](x) - plain.features[:5](x)  # (2, 16, 10, 10)
+    torch.testing.assert_close(added[:, :6], before[:, :, 2:12, 2:12], rtol=0, atol=1e-6)
+    assert not added[:, 6:].any()
+
+
+def test_batch_norm_and_dropout_stand_where_they_should():
+    kinds = [type(module).__name__ for module in build_model("simple_cnn", batch_norm=True, dropout=0.5).modules()]
+    conv, linear = ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"], ["Linear", "ReLU", "Dropout"]
+    assert kinds == ["SimpleCNN", "Sequential", *conv, *conv, "Sequential", "Flatten", *linear, *linear, "Linear"]
+
+
+def test_dropout_keeps_the_mean_and_drops_nothing_in_eval_mode():
+    dropout, x = models.Dropout(0.2), torch.ones(100, 1000)
+    dropout.generator = torch.Generator().manual_seed(1)
+    state = torch.get_rng_state()
+    dropped = dropout.train()(x)
+    assert torch.equal(state, torch.get_rng_state())
+    assert {*dropped.unique().tolist()} == {0.0, 1.25}
+    assert abs((dropped == 0).float().mean() - 0.2) < 0.005
+    assert torch.equal(dropout.eval()(x), x)
+    assert models.set_noise(build_model("simple_cnn", dropout=0.1), torch.Generator())
+    assert not models.set_noise(build_model("simple_cnn"), torch.Generator())
+
+
 def test_the_width_stands_in_the_label():
     assert models.label("vgg_a") == models.label("vgg_a", 1.0) == "VGG-A"
     assert models.label("vgg_a_bn", 0.25) == "VGG-A + BN, ¼ as wide"

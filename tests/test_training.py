@@ -27,12 +27,15 @@ RECIPES = {
     "nesterov": {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3},
     "adam": {"optimizer": "adam", "lr": 1e-3, "schedule": "cosine", "augment": True},
     "adamw": {"optimizer": "adamw", "lr": 1e-3, "schedule": "one_cycle", "weight_decay": 0.1, "label_smoothing": 0.1},
+    "rmsprop": {"optimizer": "rmsprop", "lr": 1e-4, "loss": "mse", "l1": 1e-3, "weight_decay": 1e-2},
     "well": {"optimizer": "sgd", "lr": 0.02, "nesterov": True, "schedule": "triangle", "weight_decay": 5e-2,
              "decay_biases": False, "label_smoothing": 0.1, "average_decay": 0.8, "augment": True,
              "alternate_flips": True, "cutout": 9},
     "muon": {"optimizer": "muon", "lr": 0.1, "momentum": 0.6, "schedule": "linear", "weight_decay": 5e-2,
              "label_smoothing": 0.2, "augment": True, "reflect_padding": 2, "alternate_flips": True},
+    "dropout": {"optimizer": "rmsprop", "lr": 1e-3, "dropout": 0.5, "batch_norm": True},
 }  # fmt: skip
+ONE_NETWORK = ("muon", "dropout")  # what not every network can have
 FAST = {"model": "fast_cnn", "width": 0.125}
 
 
@@ -40,7 +43,7 @@ def configure(**changes):
     return Config(**({"model": "simple_cnn", "epochs": 2, "batch_size": 100, "precision": "float32"} | changes))
 
 
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "muon"])
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe not in ONE_NETWORK])
 @pytest.mark.parametrize("model", ["simple_cnn", "resnet6"])
 def test_losses_are_those_of_a_slow_plain_loop(tiny_dataset, recipe, model):
     config = configure(model=model, **RECIPES[recipe])
@@ -61,7 +64,7 @@ def fifty_losses(dataset, config):
 @pytest.mark.parametrize(
     ("model", "width", "recipe"),
     [
-        *[("simple_cnn", 1, recipe) for recipe in RECIPES if recipe != "muon"],
+        *[("simple_cnn", 1, recipe) for recipe in RECIPES if recipe != "dropout"],
         *[("resnet6", 0.25, "well"), ("fast_cnn", 0.125, "well"), ("fast_cnn", 0.125, "muon")],
         *[("resnet6", 0.25, "adam"), ("vgg_a_bn", 0.125, "nesterov"), ("vgg_a_bn", 0.125, "adamw")],
     ],
@@ -107,6 +110,14 @@ def test_another_recipe_would_be_seen(tiny_dataset, change):
         np.testing.assert_allclose(found, slow.train(config, tiny_dataset, slow.InFloat64(config))[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("change", [{"loss": "cross_entropy"}, {"l1": 2e-3}, {"optimizer": "adam"}])
+def test_another_loss_would_be_seen(tiny_dataset, change):
+    config = configure(**RECIPES["rmsprop"]).replace(batch_size=10, epochs=2, train_size=50)
+    found = fit(slow.InFloat64(config), tiny_dataset, config.replace(**change)).losses
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(found, slow.train(config, tiny_dataset, slow.InFloat64(config))[0], rtol=1e-6)
+
+
 @pytest.mark.parametrize(("model", "rtol"), [("simple_cnn", 1e-5), ("vgg_a_bn", 1e-4)])
 def test_what_is_tested_and_kept_is_the_average_of_the_weights(tiny_dataset, model, rtol):
     """With batch norm's statistics; and the training itself is that without."""
@@ -135,7 +146,9 @@ def test_a_path_is_that_of_the_average(tiny_dataset):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("model", "recipe"), [("resnet6", "well"), ("fast_cnn", "muon"), ("resnet6", "adamw")])
+@pytest.mark.parametrize(
+    ("model", "recipe"), [("resnet6", "well"), ("fast_cnn", "muon"), ("resnet6", "adamw"), ("simple_cnn", "dropout")]
+)
 def test_from_a_checkpoint_in_the_middle_the_rest_is_the_same_bit_for_bit(
     tiny_dataset, tmp_path, monkeypatch, model, recipe, precision
 ):
@@ -329,6 +342,14 @@ def test_noise_repeats_with_the_seed(tiny_dataset):
     first, second = (fit(build_model("vgg_a_noisy_bn", 0), tiny_dataset, config).losses for _ in range(2))
     assert np.array_equal(first, second)
     without = fit(build_model("vgg_a_bn", 0), tiny_dataset, config.replace(model="vgg_a_bn")).losses
+    assert not np.allclose(first, without, rtol=1e-3)
+
+
+def test_dropout_repeats_with_the_seed(tiny_dataset):
+    config = configure(dropout=0.5, train_size=32, batch_size=16)
+    first, second = (fit(build_model(**config.network()), tiny_dataset, config).losses for _ in range(2))
+    assert np.array_equal(first, second)
+    without = fit(build_model("simple_cnn"), tiny_dataset, config.replace(dropout=0)).losses
     assert not np.allclose(first, without, rtol=1e-3)
 
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torchinfo
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifarnb.models.fast import FastCNN, Whitening2d
-from cifarnb.models.lenet import SimpleCNN
+from cifarnb.models.lenet import ACTIVATIONS, Dropout, Residual, SimpleCNN
 from cifarnb.models.resnet import BasicBlock, ResNet
 from cifarnb.models.vgg import VGG, NoisyBatchNorm2d
 
-MODELS: dict[str, Callable[[float], nn.Module]] = {  # each takes its width, a factor on the channels
+MODELS: dict[str, Callable[..., nn.Module]] = {  # each takes its width, a factor on the channels
     "simple_cnn": SimpleCNN,
     "resnet6": lambda width: ResNet(blocks=(2, 2, 2), width=width),
     "resnet9": lambda width: ResNet(blocks=(3, 3, 3), width=width),
@@ -45,20 +46,20 @@ def label(name: str, width: float = 1.0) -> str:
     return LABELS[name] if width == 1 else f"{LABELS[name]}, {words.get(width, f'{width:g} times')} as wide"
 
 
-def build_model(name: str, seed: int = 0, width: float = 1.0) -> nn.Module:
+def build_model(name: str, seed: int = 0, width: float = 1.0, **variant: Any) -> nn.Module:
     """The network of that name with initial weights drawn from ``seed``: (N, 3, 32, 32) → logits (N, 10).
 
-    ``width`` is a factor on its channels.  The global random state is left as it was.  Raises KeyError for a name that
-    is not in MODELS.
+    ``width`` is a factor on its channels; ``variant`` goes to the simple CNN, which alone has some.  The global random
+    state is left as it was.  Raises KeyError for a name that is not in MODELS.
     """
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MODELS[name](width)
+        return MODELS[name](width, **variant)
 
 
 def set_noise(model: nn.Module, generator: torch.Generator) -> bool:
     """Let the network's noisy layers draw from ``generator``; returns whether it has any."""
-    noisy = [module for module in model.modules() if isinstance(module, NoisyBatchNorm2d)]
+    noisy = [module for module in model.modules() if isinstance(module, NoisyBatchNorm2d | Dropout)]
     for module in noisy:
         module.generator = generator
     return bool(noisy)
@@ -104,16 +105,17 @@ def list_layers(model: nn.Module) -> list[Layer]:
 
     A residual block is one row.
     """
+    follow = (nn.BatchNorm2d, Dropout, *(type(make()) for make in ACTIVATIONS.values()))
     layers: list[Layer] = []
     inside = -1  # depth of the residual block whose inner layers are being passed over
     for info in torchinfo.summary(model, input_data=torch.zeros(1, 3, 32, 32), verbose=0, depth=8).summary_list:
         if inside >= 0 and info.depth > inside:
             continue
-        inside = info.depth if isinstance(info.module, BasicBlock) else -1
+        inside = info.depth if isinstance(info.module, BasicBlock | Residual) else -1
         if inside < 0 and not info.is_leaf_layer:
             continue
         shape, parameters = tuple(info.output_size[1:]), count_parameters(info.module)
-        if isinstance(info.module, nn.BatchNorm2d | nn.ReLU | nn.GELU):
+        if isinstance(info.module, follow):
             last = layers.pop()
             layers.append(Layer(f"{last.name} + {info.class_name}", shape, last.parameters + parameters))
         else:
@@ -131,10 +133,12 @@ def _describe(module: nn.Module) -> str:
             return f"Conv2d({', '.join([f'{module.in_channels}→{module.out_channels}', size, *extras])})"
         case nn.Linear():
             return f"Linear({module.in_features}→{module.out_features})"
-        case nn.MaxPool2d():
-            return f"MaxPool2d({module.kernel_size})"
+        case nn.MaxPool2d() | nn.AvgPool2d():
+            return f"{type(module).__name__}({module.kernel_size})"
         case nn.AdaptiveAvgPool2d():
             return f"AdaptiveAvgPool2d({module.output_size})"
+        case Residual():
+            return f"Residual({', '.join(_describe(inner) for inner in module)})"
         case BasicBlock():
             return f"BasicBlock({module.extra_repr()})"
     return type(module).__name__

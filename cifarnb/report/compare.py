@@ -15,7 +15,7 @@ import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from cifarnb import runs
-from cifarnb.config import ConfigError
+from cifarnb.config import Config, ConfigError
 from cifarnb.data import Dataset
 from cifarnb.models import LABELS, build_model, count_parameters
 from cifarnb.report import display, figures, front, tables
@@ -32,8 +32,8 @@ from cifarnb.runs import Run, RunError
 
 
 @functools.cache
-def _parameters(model: str, width: float) -> int:
-    return count_parameters(build_model(model, width=width))
+def _parameters(config: Config) -> int:
+    return count_parameters(build_model(**config.network()))
 
 
 IDENTICAL, DIFFERENT, SEED_NOISE, NOT_JUDGED = "identical", "different", "within seed noise", "–"
@@ -46,7 +46,7 @@ MEASURES: dict[str, Callable[[Run], float]] = {  # of a run
     "training loss, last epoch": lambda run: float(run.history["train_loss"].iloc[-1]),
     "test loss, last epoch": lambda run: float(run.history["test_loss"].iloc[-1]),
     EPOCHS: lambda run: len(run.history),
-    PARAMETERS: lambda run: _parameters(run.config.model, run.config.width),
+    PARAMETERS: lambda run: _parameters(run.config),
     SECONDS: lambda run: run.seconds_per_epoch,
 }
 NOTE = "Of differences that are mere chance, these tests call one in twenty a difference: in many rows, expect some."

@@ -42,7 +42,7 @@ class Task:
     @property
     def operations(self) -> float:
         """Multiplications and additions."""
-        model = build_model(self.config.model, width=self.config.width)
+        model = build_model(**self.config.network())
         return count_operations(model) * (self.passes + self.walked)
 
 

@@ -210,7 +210,7 @@ def _cost(runs: Sequence[Run]) -> dict[str, Any]:
 
 def operations_of(run: Run) -> float:
     """Multiplications and additions of its training."""
-    model = build_model(run.config.model, width=run.config.width)
+    model = build_model(**run.config.network())
     return float(count_operations(model)) * run.provenance["train_images"] * len(run.history)
 
 

@@ -399,7 +399,7 @@ def calibration(seen: Mapping[str, insight.Seen]) -> pd.DataFrame:
 
 
 def against_torch(found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """What is our own beside PyTorch's, from ``experiment.compare_with_torch``: differences are the largest there are."""
+    """What is our own beside PyTorch's, a row a way of training, from ``experiment.compare_with_torch``."""
     names = {
         "sgd": "SGD with momentum",
         "adam": "Adam",
@@ -408,11 +408,11 @@ def against_torch(found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     }
     rows = [
         {
-            "our own": name,
-            "compared": "weights",
+            "beside PyTorch's": name,
             "largest change": f"{found[key]['change']:.2g}",
-            "difference, same path": f"{found[key]['same_path']:.1e}",
-            "difference, own path": f"{found[key]['own_path']:.1e}",
+            "gradients differ": f"{found[key]['gradient_difference']:.1e}",
+            "weights differ, same path": f"{found[key]['same_path']:.1e}",
+            "weights differ, own path": f"{found[key]['own_path']:.1e}",
             "last loss": f"{found[key]['losses'][-1]:.4f}",
             "PyTorch's": f"{found[key]['torch_losses'][-1]:.4f}",
         }

@@ -212,7 +212,7 @@ def check_weights(run: Run, file: Path, summary: dict[str, Any], dataset: Datase
     """
     what = f"weights {file.name}"
     network = next(network for network in described_networks(summary) if network["run"] == run.name)
-    model = build_model(run.config.model, width=run.config.width)
+    model = build_model(**run.config.network())
     try:
         weights = safetensors.torch.load_file(file)
         model.load_state_dict(weights)
@@ -359,7 +359,7 @@ def check_figures(folder: Path, out: Path) -> Check:
 def check_losses(run: Run, dataset: Dataset, epochs: int) -> Check:
     """Repeat the first epochs of a run and compare the training loss of their steps."""
     config = run.config.replace(probe_every=0, keep_path=False, precision=_precision(run))
-    model = build_model(config.model, config.seed, config.width)
+    model = build_model(seed=config.seed, **config.network())
     repeated = fit(model, dataset, config, stop_after=epochs, progress=False).losses
     recorded = run.losses[: len(repeated)]
     repeated = repeated[: len(recorded)]
