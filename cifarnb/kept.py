@@ -20,12 +20,15 @@ T = TypeVar("T")
 
 
 def values(run: Run, kind: str, what: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Plain values by name, as JSON holds them: those that were kept of ``what``, else computed and kept now."""
+    """Plain values by name, as JSON holds them: those that were kept of ``what``, else computed and kept now.
+
+    What they were computed of stands with them.
+    """
 
     def write(file: Path, made: dict[str, Any]) -> None:
-        file.write_text(json.dumps({**what, **made}) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(made) + "\n", encoding="utf-8")
 
-    return _once(_file(run, kind, what, "json"), read_values, write, compute)
+    return _once(_file(run, kind, what, "json"), read_values, write, lambda: {**what, **compute()})
 
 
 def arrays(
@@ -41,7 +44,7 @@ def arrays(
 
 
 def read_values(file: Path) -> dict[str, Any]:
-    """What ``values`` wrote, with what it was computed of.  Raises RunError if the file is missing or damaged."""
+    """What ``values`` wrote.  Raises RunError if the file is missing or damaged."""
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except DAMAGE as error:

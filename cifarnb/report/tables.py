@@ -410,15 +410,19 @@ def against_torch(found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         {
             "beside PyTorch's": name,
             "largest change": f"{found[key]['change']:.2g}",
-            "gradients differ": f"{found[key]['gradient_difference']:.1e}",
-            "weights differ, same path": f"{found[key]['same_path']:.1e}",
-            "weights differ, own path": f"{found[key]['own_path']:.1e}",
+            "gradients differ": _small(found[key]["gradient_difference"]),
+            "weights differ, same path": _small(found[key]["same_path"]),
+            "weights differ, own path": _small(found[key]["own_path"]),
             "last loss": f"{found[key]['losses'][-1]:.4f}",
             "PyTorch's": f"{found[key]['torch_losses'][-1]:.4f}",
         }
         for key, name in names.items()
     ]
     return pd.DataFrame(rows)
+
+
+def _small(difference: float) -> str:
+    return f"{difference:.1e}" if difference else "0"
 
 
 def seeds(runs: Sequence[Run]) -> str:
