@@ -136,10 +136,14 @@ def look(
 # --------------------------------------------------------------------------- from the network
 
 
+def first_convolution(model: nn.Module) -> nn.Conv2d:
+    """The layer that sees the image."""
+    return next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+
+
 def first_filters(model: nn.Module) -> np.ndarray:
     """The weights (F, 3, k, k) of the first convolution."""
-    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-    return first.weight.detach().float().cpu().numpy()
+    return first_convolution(model).weight.detach().float().cpu().numpy()
 
 
 def penultimate(model: nn.Module, images: Tensor) -> np.ndarray:

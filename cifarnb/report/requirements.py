@@ -52,7 +52,8 @@ GIVEN = {"author": "The author", "code_link": "A link to the code"}  # keys of t
 
 def rows(summary: Mapping[str, Any], anchors: Collection[str]) -> list[tuple[str, str, str]]:
     """Every point with its share of the mark and its answers: links to those of its evidence that are ``anchors``."""
-    ran = [network for network in summary["networks"] if network["final_accuracy"]]
+    every = [*summary["networks"], *summary.get("well", [])]
+    ran = [network for network in every if network["final_accuracy"]]
     best = max(ran, key=lambda network: network["final_accuracy"]["mean"])["name"] if ran else ""
     found = []
     for point in REQUIREMENTS:

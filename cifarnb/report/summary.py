@@ -90,9 +90,11 @@ def networks_to_look_at(
 ) -> dict[str, Run]:
     """The headline runs of the write-up's networks that are there and, if another network does better, of the best one.
 
-    One that diverged is left out.  Raises NotRunError if none is there.
+    The others are VGG-A, with batch norm and without, and the network made for speed.  One that diverged is left out.
+    Raises NotRunError if none is there.
     """
-    wanted = {name: sections.configs(name, profile, overrides)[:1] for name in sections.NETWORKS}
+    names = (*sections.NETWORKS, recipes.FAST)
+    wanted = {name: sections.configs(name, profile, overrides)[:1] for name in names}
     found = {name: run for name, configs in wanted.items() for run in _find(configs, dataset, runs_dir)}
     found = {name: run for name, run in found.items() if not run.diverged}
     if not {*sections.WRITE_UP} & {*found}:

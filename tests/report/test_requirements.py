@@ -69,6 +69,9 @@ def test_the_structure_is_that_of_the_network_that_does_best(make_run, make_summ
     found = requirements.rows(make_summary(resnet9=[low], resnet6=[high]), anchors)
     assert found[0][2] == "[–](#table-networks), [–](#table-layers-resnet6)"
     assert requirements.rows(make_summary(resnet9=[]), anchors)[0][2] == "[–](#table-networks)"
+    fast = {"name": "fast_cnn", "final_accuracy": {"mean": 0.7}}
+    well = make_summary(resnet6=[high]) | {"well": [fast, {"name": "resnet9", "final_accuracy": None}]}
+    assert requirements.rows(well, {"table-layers-fast_cnn"})[0][2] == "[–](#table-layers-fast_cnn)"
 
 
 def test_nothing_is_claimed_without_evidence(make_summary, monkeypatch):

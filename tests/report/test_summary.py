@@ -222,6 +222,7 @@ def test_envelopes_by_network_smoothed_and_thinned(make_run):
     [
         ({"simple_cnn": 0.5, "resnet6": 0.7, "resnet9": 0.6, "vgg_a": 0.65}, ["simple_cnn", "resnet6", "resnet9"]),
         ({"simple_cnn": 0.5, "resnet9": 0.6, "vgg_a": 0.65, "vgg_a_bn": 0.8}, ["simple_cnn", "resnet9", "vgg_a_bn"]),
+        ({"resnet6": 0.6, "vgg_a_bn": 0.8, "fast_cnn": 0.9}, ["resnet6", "fast_cnn"]),
     ],
 )
 def test_looked_at_are_the_write_ups_networks_and_the_best(accuracies, looked_at, make_run, tiny_dataset, monkeypatch):
