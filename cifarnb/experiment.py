@@ -316,7 +316,7 @@ def see(run: Run, dataset: Dataset, *, images: int, attributed: int, mapped: int
     return Seen(labels.numpy(), **kept.arrays(run, "insight", what, compute))
 
 
-def compare_with_torch(run: Run, dataset: Dataset, *, steps: int = 100) -> dict[str, dict[str, Any]]:
+def compare_with_torch(run: Run, dataset: Dataset, *, steps: int = 100) -> dict[str, Any]:
     """Our own optimizers, and the Simple CNN by hand, beside PyTorch's: what ``against_torch.compare`` says.
 
     From the initial weights of the run, a plain Simple CNN's, on its first batches; nothing else of its recipe is

@@ -398,7 +398,7 @@ def calibration(seen: Mapping[str, insight.Seen]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def against_torch(found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def against_torch(found: Mapping[str, Any]) -> pd.DataFrame:
     """What is our own beside PyTorch's, a row a way of training, from ``experiment.compare_with_torch``."""
     names = {
         "sgd": "SGD with momentum",
