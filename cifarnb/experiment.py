@@ -4,8 +4,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import numpy as np
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cifarnb import environment, insight, runs
+from cifarnb import against_torch, environment, insight, kept, runs
 from cifarnb.config import VARIANT, Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
@@ -26,7 +25,7 @@ from cifarnb.landscape import losses_around, random_direction
 from cifarnb.models import build_model, label
 from cifarnb.progress import is_watched
 from cifarnb.runs import DamagedRunError, NotRunError, Run, RunError
-from cifarnb.training import Trained, fit, split
+from cifarnb.training import Batches, Trained, fit, split
 
 
 def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, progress: bool = True) -> Run:
@@ -273,20 +272,20 @@ def losses_near(
         "images": images,
         "batch_statistics": batch_statistics,
     }
-    if (kept := run.surface(what)) is not None:
-        return kept
-    device = resolve_device()
-    model = trained_model(run).to(device)
-    if along == "path":
-        directions = [[part.to(device) for part in direction] for direction in run.path_directions()]
-    else:
-        directions = [random_direction(model, seed) for seed in along if not isinstance(seed, str)]
-    chosen = (dataset.train_images[:images].to(device), dataset.train_labels[:images].to(device))
-    with working_on(device):
-        losses = losses_around(model, *chosen, directions, coordinates, batch_statistics=batch_statistics)
-    with suppress(OSError):  # where it cannot be kept it is computed again: another user's run, or a full disk
-        run.keep_surface(what, losses)
-    return losses
+
+    def compute() -> dict[str, Any]:
+        device = resolve_device()
+        model = trained_model(run).to(device)
+        if along == "path":
+            directions = [[part.to(device) for part in direction] for direction in run.path_directions()]
+        else:
+            directions = [random_direction(model, seed) for seed in along if not isinstance(seed, str)]
+        chosen = (dataset.train_images[:images].to(device), dataset.train_labels[:images].to(device))
+        with working_on(device):
+            losses = losses_around(model, *chosen, directions, coordinates, batch_statistics=batch_statistics)
+        return {"losses": losses.tolist()}
+
+    return np.array(kept.values(run, "landscape", what, compute)["losses"])
 
 
 def losses_on_lines(
@@ -302,20 +301,48 @@ def losses_on_lines(
 def see(run: Run, dataset: Dataset, *, images: int, attributed: int, mapped: int, tried: int) -> Seen:
     """What the run's network makes of the first ``images`` test images, with the rest as ``insight.look`` takes it.
 
-    What was computed once is kept beside the run's records, and shown from there: a processor that rounds otherwise
-    would show other numbers.
+    What was computed once is kept beside the run's records, and shown from there.
     """
     what = {"images": images, "attributed": attributed, "mapped": mapped, "tried": tried}
     labels = dataset.test_labels[:images]
-    if (kept := run.insight(what)) is None:
+
+    def compute() -> dict[str, np.ndarray]:
         device = resolve_device()
         model = trained_model(run).to(device)
         chosen = (dataset.test_images[:images].to(device), labels.to(device))
         with working_on(device):
-            kept = insight.look(model, *chosen, attributed=attributed, mapped=mapped, tried=tried)
-        with suppress(OSError):  # where it cannot be kept it is computed again: another user's run, or a full disk
-            run.keep_insight(what, kept)
-    return Seen(labels.numpy(), **kept)
+            return insight.look(model, *chosen, attributed=attributed, mapped=mapped, tried=tried)
+
+    return Seen(labels.numpy(), **kept.arrays(run, "insight", what, compute))
+
+
+def compare_with_torch(run: Run, dataset: Dataset, *, steps: int = 100) -> dict[str, Any]:
+    """Our own optimizers, and the Simple CNN by hand, beside PyTorch's: what ``against_torch.compare`` says.
+
+    From the initial weights of the run, a plain Simple CNN's, on its first batches; nothing else of its recipe is
+    taken.  On the CPU and in float32; kept beside the run's records.  Raises ValueError for another network.
+    """
+    config = run.config
+    if config.network() != {"name": "simple_cnn", "width": config.width}:
+        raise ValueError(f"{run.name}: only the plain Simple CNN is written by hand")
+
+    def compute() -> dict[str, Any]:
+        with working_on(torch.device("cpu")):
+            network = build_model(**config.network(), seed=config.seed)
+            return against_torch.compare(network, _first_batches(dataset, config, steps))
+
+    return kept.values(run, "against-torch", {"steps": steps, "rates": against_torch.RATES}, compute)
+
+
+def _first_batches(dataset: Dataset, config: Config, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first so many batches as training has them, on the CPU: images (N, 3, 32, 32) and labels (N,)."""
+    batches = Batches(*split(dataset, config)["train"], config)
+    for step in range(count):
+        epoch, place = divmod(step, len(batches.sizes))
+        if place == 0:
+            batches.shuffle(epoch)
+        yield batches.take(batches.sizes[place])
+        batches.position.add_(batches.sizes[place])
 
 
 def path_of(config: Config, dataset: Dataset, runs_dir: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""What moves the weights: optimizers, among them a Muon of our own, their schedules, and the average over the steps."""
+"""What moves the weights: optimizers, among them three of our own, their schedules, and the average over the steps."""
 
 import copy
 import functools
@@ -19,7 +19,77 @@ TRIANGLE = (0.2, 0.23)  # of the highest rate at the beginning, and the share of
 WARM_UP = 10  # steps, about, that an average of the weights reaches back at the beginning
 
 
-class Muon(Optimizer):
+class _OfEachParameter(Optimizer):
+    """An optimizer that moves each parameter by itself, which is what ``move`` does."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of all parameters that have a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.move(p, p.grad, group)
+
+    def move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Move a parameter in place, by the settings of its group."""
+        raise NotImplementedError
+
+    def buffer(self, p: Tensor, name: str) -> Tensor:
+        """What is remembered of a parameter from step to step, of its shape; zeros at the beginning."""
+        if name not in self.state[p]:
+            self.state[p][name] = torch.zeros_like(p)
+        return self.state[p][name]
+
+
+class OwnSGD(_OfEachParameter):
+    """SGD with momentum μ from its formula: v ← μ·v + g, and w ← w − lr·v, where v is 0 at first.
+
+    With Nesterov's momentum w ← w − lr·(g + μ·v).  Weight decay λ puts g + λ·w in place of the gradient g.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        *,
+        nesterov: bool = False,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
+
+    def move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """One step."""
+        gradient = gradient + group["weight_decay"] * p
+        v = self.buffer(p, "momentum_buffer")
+        v.mul_(group["momentum"]).add_(gradient)
+        p.sub_(group["lr"] * (gradient + group["momentum"] * v if group["nesterov"] else v))
+
+
+class OwnAdam(_OfEachParameter):
+    """Adam from its formula (Kingma & Ba 2015, arXiv:1412.6980, Algorithm 1).
+
+    With the gradient g, at step t = 1, 2, …: m ← β₁·m + (1 − β₁)·g and v ← β₂·v + (1 − β₂)·g², both 0 at first, which
+    m̂ = m / (1 − β₁ᵗ) and v̂ = v / (1 − β₂ᵗ) correct; then w ← w − lr·m̂ / (√v̂ + ε).
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    def move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """One step."""
+        beta_1, beta_2 = group["betas"]
+        m, v = self.buffer(p, "m"), self.buffer(p, "v")
+        t = self.state[p]["t"] = self.state[p].get("t", 0) + 1
+        m.mul_(beta_1).add_((1 - beta_1) * gradient)
+        v.mul_(beta_2).add_((1 - beta_2) * gradient.square())
+        m_hat, v_hat = m / (1 - beta_1**t), v / (1 - beta_2**t)
+        p.sub_(group["lr"] * m_hat / (v_hat.sqrt() + group["eps"]))
+
+
+class Muon(_OfEachParameter):
     """Momentum, made orthogonal by Newton–Schulz steps, for filters (out, in, h, w); SGD for all other parameters.
 
     Both with Nesterov's momentum.  A filter bank, as a matrix (out, in·h·w), is first scaled to the norm √out, so that
@@ -36,21 +106,13 @@ class Muon(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """One step; only tensors change from step to step, so that a GPU can replay it."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._step(p, group)
-
-    def _step(self, p: Tensor, group: dict[str, Any]) -> None:
         is_filter = p.dim() == 4
         momentum = group["momentum"] if is_filter else OTHERS_MOMENTUM
-        gradient = p.grad if is_filter or not group["weight_decay"] else p.grad + group["weight_decay"] * p
-        if "momentum_buffer" not in self.state[p]:
-            self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        buffer = self.state[p]["momentum_buffer"]
+        if not is_filter and group["weight_decay"]:
+            gradient = gradient + group["weight_decay"] * p
+        buffer = self.buffer(p, "momentum_buffer")
         buffer.mul_(momentum).add_(gradient)
         update = gradient + momentum * buffer
         if is_filter:

@@ -10,8 +10,8 @@ A finished run is a directory ``<model>-<key>`` with
 - ``tta_predictions.npy``, where it was asked for: the same with test-time augmentation;
 - ``probes.json``, where the loss was probed: for every column a list with a value a walk;
 - ``path.json`` and, for the directions, ``path.safetensors``, where it was kept: the path of the weights;
-- ``landscape-<key>.json``: losses around the weights, each with what was computed;
-- ``insight-<key>.npz``: what the network makes of test images;
+- what ``cifarnb.kept`` adds later: ``landscape-<key>.json``, losses around the weights, ``insight-<key>.npz``, what the
+  network makes of test images, and ``against-torch-<key>.json``, what is our own against PyTorch's;
 - ``provenance.json``: commit, versions, device, precision, data, wall time.
 
 It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a run that is not finished.
@@ -50,7 +50,7 @@ import cifarnb
 from cifarnb.config import Config, ConfigError
 
 HEAVY = ("weights.safetensors", "logits.npy", "path.safetensors")  # what a report's records do without
-_DAMAGE = (  # what reading a file raises that is missing, cut off, or something else
+DAMAGE = (  # what reading a file raises that is missing, cut off, or something else
     OSError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile, safetensors.SafetensorError
 )  # fmt: skip
 STARTS = "starts.json"  # of an unfinished run: where and with what it was trained, an entry a start
@@ -161,8 +161,8 @@ class Run:
         file = self.path / ("tta_predictions.npy" if tta else "predictions.npy")
         try:
             return _read_array(file)
-        except _DAMAGE as error:
-            raise RunError(f"{file}: cannot be read ({_reason(error)})") from None
+        except DAMAGE as error:
+            raise RunError(f"{file}: cannot be read ({reason(error)})") from None
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict after the last epoch, on the CPU.  Raises RunError if its file is missing or damaged."""
@@ -192,40 +192,6 @@ class Run:
         """The directions of a WeightsPath; FileNotFoundError if they were not kept."""
         kept = safetensors.torch.load_file(self.path / "path.safetensors")
         return [[kept[f"{axis}.{i}"] for i in range(len(kept) // 2)] for axis in range(2)]
-
-    def surface(self, what: Mapping[str, Any]) -> np.ndarray | None:
-        """Losses around the weights, if ``what`` was computed before."""
-        file = self._computed_file("landscape", what, "json")
-        return np.array(json.loads(file.read_text(encoding="utf-8"))["losses"]) if file.exists() else None
-
-    def keep_surface(self, what: Mapping[str, Any], losses: np.ndarray) -> None:
-        """Keep losses around the weights beside the run's records."""
-        with atomic_write(self._computed_file("landscape", what, "json")) as part:
-            part.write_text(json.dumps({**what, "losses": losses.tolist()}) + "\n", encoding="utf-8")
-
-    def insight(self, what: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-        """The arrays of an insight, if ``what`` was computed before and can be read."""
-        with suppress(RunError):
-            return read_insight(self._computed_file("insight", what, "npz"))
-        return None
-
-    def keep_insight(self, what: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep the arrays of an insight beside the run's records."""
-        with atomic_write(self._computed_file("insight", what, "npz")) as part, part.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    def _computed_file(self, kind: str, what: Mapping[str, Any], suffix: str) -> Path:
-        key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
-        return self.path / f"{kind}-{key}.{suffix}"
-
-
-def read_insight(file: Path) -> dict[str, np.ndarray]:
-    """The arrays that ``Run.keep_insight`` wrote.  Raises RunError if the file is missing or damaged."""
-    try:
-        with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except _DAMAGE as error:
-        raise RunError(f"{file}: cannot be read ({_reason(error)})") from None
 
 
 def run_of_weights(file: Path) -> str | None:
@@ -299,14 +265,15 @@ def load(path: Path) -> Run:
         if reading.exists():
             with safetensors.safe_open(reading, "pt"):
                 pass
-    except _DAMAGE as error:
+    except DAMAGE as error:
         may_be_whole = isinstance(error, OSError | ConfigError) and not isinstance(error, FileNotFoundError)
         kind = RunError if may_be_whole else DamagedRunError
-        raise kind(f"{reading}: cannot be read ({_reason(error)})") from None
+        raise kind(f"{reading}: cannot be read ({reason(error)})") from None
     return Run(path, config, history, losses, provenance, probes)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """What went wrong, in a few words."""
     return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
@@ -377,7 +344,7 @@ def note_start(part: Path, facts: dict[str, Any], *, resumed: bool) -> list[dict
     """Note in the directory of an unfinished run that training starts there; returns the facts of all its starts."""
     starts = []
     if resumed:
-        with suppress(*_DAMAGE):
+        with suppress(*DAMAGE):
             starts = list(json.loads((part / STARTS).read_text(encoding="utf-8")))
     starts.append(facts)
     with suppress(OSError), atomic_write(part / STARTS) as file:  # a full disk, say, must not cost the run

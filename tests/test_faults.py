@@ -17,7 +17,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cifarnb import experiment, runs, training
+from cifarnb import experiment, kept, runs, training
 from cifarnb.config import Config, ConfigError
 from cifarnb.models import build_model
 from cifarnb.report import execution, sections
@@ -140,7 +140,7 @@ def test_a_run_of_another_version_keeps_its_name_and_is_not_trained_again(made, 
 
 
 def test_losses_around_weights_that_cannot_be_kept_are_given(made, tiny_dataset, monkeypatch):
-    monkeypatch.setattr(runs.Run, "keep_surface", full_disk)
+    monkeypatch.setattr(kept, "atomic_write", full_disk)
     axis = np.array([0.0])
     found = experiment.losses_near(made, tiny_dataset, [0], [axis], 8)
     assert found.shape == (1,)

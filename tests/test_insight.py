@@ -282,6 +282,5 @@ def test_what_was_seen_once_is_shown_without_the_weights(make_run, tiny_dataset,
     for field in dataclasses.fields(Seen):
         assert (getattr(first, field.name) == getattr(again, field.name)).all()
     assert len(again.labels) == len(again.logits) == 30
-    monkeypatch.setattr(run.__class__, "keep_insight", None)
     with pytest.raises(TypeError):  # other questions are computed
         experiment.see(run, tiny_dataset, **(asked | {"images": 31}))

@@ -1,4 +1,5 @@
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -10,17 +11,17 @@ from torch import nn
 from cifarnb.config import Config
 from cifarnb.landscape import step_direction
 from cifarnb.models import build_model
-from cifarnb.optimizers import Average, Muon, make_optimizer, orthogonalized, rate
+from cifarnb.optimizers import Average, Muon, OwnAdam, OwnSGD, make_optimizer, orthogonalized, rate
 
 LR, MOMENTUM, DECAY = 0.05, 0.6, 0.1
 
 
-def small_network():
+def small_network(norm):
     """A filter bank that is higher than wide as a matrix, one that is wider, biases, a norm and a linear layer."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(1, 12, 3),
-        nn.BatchNorm2d(12),
+        norm(12),
         nn.Tanh(),
         nn.Conv2d(12, 5, 2),
         nn.Tanh(),
@@ -29,8 +30,8 @@ def small_network():
     ).double()
 
 
-def weights_after(steps, optimizer_of):
-    model = small_network()
+def weights_after(steps, optimizer_of, norm=nn.BatchNorm2d):
+    model = small_network(norm)
     optimizer = optimizer_of(model.parameters())
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
@@ -65,6 +66,68 @@ def test_another_muon_would_be_seen(muon_weights, given, options):
     other = weights_after(6, lambda parameters: slow.PlainMuon(parameters, *given, **options))
     with pytest.raises(AssertionError):
         torch.testing.assert_close(muon_weights, other, rtol=1e-8, atol=1e-10)
+
+
+# Not before batch norm, where the gradients of biases are nothing but rounding, which Adam makes as large as any other.
+own_weights_after = functools.partial(weights_after, norm=nn.Identity)
+SGDS = [{"lr": 0.1}, {"lr": 0.1, "momentum": 0.9}, {"lr": 0.1, "momentum": 0.9, "nesterov": True}]
+ADAMS = [{"lr": 0.01}, {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-3}]  # with an ε that is seen
+
+
+@pytest.mark.parametrize(
+    ("own", "torchs", "settings"),
+    [
+        *((OwnSGD, torch.optim.SGD, settings) for settings in SGDS),
+        (OwnSGD, torch.optim.SGD, SGDS[1] | {"weight_decay": 0.1}),
+        *((OwnAdam, torch.optim.Adam, settings) for settings in ADAMS),
+    ],
+)
+def test_our_own_optimizers_are_pytorchs(own, torchs, settings):
+    found = own_weights_after(20, lambda parameters: own(parameters, **settings))
+    expected = own_weights_after(20, lambda parameters: torchs(parameters, **settings))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert (found - own_weights_after(0, lambda parameters: own(parameters, **settings))).abs().max() > 0.05
+
+
+class AdamWithoutCorrection(OwnAdam):
+    def move(self, p, gradient, group):
+        self.state[p]["t"] = 10**9
+        super().move(p, gradient, group)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda parameters: OwnSGD(parameters, 0.1, 0.9001),
+        lambda parameters: OwnSGD(parameters, 0.1, 0.9, nesterov=True),
+        lambda parameters: OwnAdam(parameters, 0.01, (0.9, 0.9991)),
+        lambda parameters: OwnAdam(parameters, 0.01, eps=1.01e-8),
+        lambda parameters: AdamWithoutCorrection(parameters, 0.01),
+    ],
+)
+def test_others_than_pytorchs_would_be_seen(other):
+    found = own_weights_after(5, other)
+    for torchs in (lambda p: torch.optim.SGD(p, 0.1, 0.9), lambda p: torch.optim.Adam(p, 0.01)):
+        with pytest.raises(AssertionError):
+            torch.testing.assert_close(found, own_weights_after(5, torchs), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [lambda p: OwnSGD(p, 0.1, 0.9), lambda p: OwnAdam(p, 0.01)])
+def test_our_own_optimizers_go_on_from_a_checkpoint(make):
+    def steps(weight, optimizer, gradients):
+        for gradient in gradients:
+            weight.grad = torch.tensor([gradient])
+            optimizer.step()
+
+    weight, resumed = torch.tensor([1.0]), torch.tensor([1.0])
+    optimizer = make([weight])
+    steps(weight, optimizer, [1.0, -2.0])
+    resumed.copy_(weight)
+    other = make([resumed])
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each in ((weight, optimizer), (resumed, other)):
+        steps(*each, [3.0, 0.5])
+    assert torch.equal(weight, resumed)
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (7, 7)])

@@ -106,33 +106,6 @@ def test_walks_along_one_direction(tmp_path):
         save(tmp_path / "none").along("gradient")
 
 
-def test_losses_around_the_weights_are_kept_by_what_was_computed(tmp_path):
-    run = save(tmp_path / "r")
-    what = {"along": [0, 1], "images": 5}
-    assert run.surface(what) is None
-    run.keep_surface(what, np.array([[1.0, np.inf], [0.1, 3.0]]))
-    assert run.surface(what).tolist() == [[1.0, np.inf], [0.1, 3.0]]
-    assert run.surface(what | {"images": 6}) is None
-
-
-def test_an_insight_is_kept_by_what_was_computed(tmp_path):
-    run = save(tmp_path / "r")
-    arrays = {"logits": np.ones((2, 10), np.float16), "tried": np.array(3)}
-    assert run.insight({"images": 5}) is None
-    run.keep_insight({"images": 5}, arrays)
-    kept = run.insight({"images": 5})
-    assert {name: (array.dtype, array.tolist()) for name, array in kept.items()} == {
-        name: (array.dtype, array.tolist()) for name, array in arrays.items()
-    }
-    assert run.insight({"images": 6}) is None
-    (file,) = run.path.glob("insight-*.npz")
-    assert file in runs.records(run)
-    file.write_bytes(file.read_bytes()[:-30])
-    assert run.insight({"images": 5}) is None
-    with pytest.raises(runs.RunError, match=r"insight-.*npz: cannot be read"):
-        runs.read_insight(file)
-
-
 def test_the_records_are_all_but_the_heavy_files(tmp_path):
     run = save(tmp_path / "r", probes=pd.DataFrame({"step": [0]}))
     runs.copy_records(run, tmp_path / "records")

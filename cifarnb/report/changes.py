@@ -115,8 +115,8 @@ def describe(entries: Found, tried: Found) -> dict[str, Any]:
       (a mean over the seeds that both have; accuracies are 0 to 1) and ``ci95``, that difference's interval, corrected
       by Holm for the number of those that are compared.  Compared are changes that have all the base's seeds, and learn
       with all of them or with none;
-    - ``seeds``: those of the base; with several ``error`` is the standard error of every difference, in points of 0 to
-      1, with ``freedom`` degrees: from the spread that is pooled over the ``pooled`` entries that learn;
+    - ``seeds``: those of the base; ``compared``: how many changes are; with several seeds ``error``: the standard error
+      of every difference, with ``freedom`` degrees, from the spread pooled over the ``pooled`` entries that learn;
     - ``rates``: every optimizer's learning rates with the accuracy on images held out, the one that is used first.
     """
     described = [_entry(group, name, runs) for group, of in entries.items() for name, runs in of.items()]

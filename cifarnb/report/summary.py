@@ -13,6 +13,7 @@ from cifarnb.data import CIFAR10_CLASSES, Dataset
 from cifarnb.landscape import envelope, smooth, widths
 from cifarnb.models import build_model, count_multiply_adds, count_operations, count_parameters, label
 from cifarnb.report import changes, recipes, sections
+from cifarnb.report.changes import Found
 from cifarnb.report.claims import OWN_CLAIMS, REPORTED, judge
 from cifarnb.report.significance import beats_guessing as _beats_guessing
 from cifarnb.report.significance import mean_and_interval, paired_difference
@@ -155,9 +156,6 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "learns_from": [run.learns_from for run in runs],
         "runs": [run.name for run in runs],
     }
-
-
-Found = Mapping[str, Mapping[str, Sequence[Run]]]  # as ``recipes.by_kind`` and ``changes`` have the configs
 
 
 def find_well(

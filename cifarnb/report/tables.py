@@ -421,6 +421,33 @@ def calibration(seen: Mapping[str, insight.Seen]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def against_torch(found: Mapping[str, Any]) -> pd.DataFrame:
+    """What is our own beside PyTorch's, a row a way of training, from ``experiment.compare_with_torch``."""
+    names = {
+        "sgd": "SGD with momentum",
+        "adam": "Adam",
+        "network": "network by hand, our SGD",
+        "nudged": "PyTorch's SGD, begun one rounding higher",
+    }
+    rows = [
+        {
+            "beside PyTorch's": name,
+            "largest change": f"{found[key]['change']:.2g}",
+            "gradients differ": _small(found[key]["gradient_difference"]),
+            "weights differ, same path": _small(found[key]["same_path"]),
+            "weights differ, own path": _small(found[key]["own_path"]),
+            "last loss": f"{found[key]['losses'][-1]:.4f}",
+            "PyTorch's": f"{found[key]['torch_losses'][-1]:.4f}",
+        }
+        for key, name in names.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _small(difference: float) -> str:
+    return f"{difference:.1e}" if difference else "0"
+
+
 def seeds(runs: Sequence[Run]) -> str:
     """For a figure's caption: the seeds of its runs, and how the curves of several are drawn."""
     if len(runs) == 1:

@@ -22,6 +22,7 @@ from cifarnb import data
 from cifarnb.config import ConfigError
 from cifarnb.data import Dataset, differing_test_images
 from cifarnb.hardware import resolve_device, resolve_precision, working_on
+from cifarnb.kept import read_arrays, read_values
 from cifarnb.metrics import predict
 from cifarnb.models import build_model, count_parameters
 from cifarnb.report import execution, sections
@@ -35,7 +36,7 @@ from cifarnb.report.build import (
 )
 from cifarnb.report.page import Section
 from cifarnb.report.placing import finish, runs_of, waits
-from cifarnb.runs import Run, RunError, data_identity, load, locked, read_insight, run_name
+from cifarnb.runs import Run, RunError, data_identity, load, locked, run_name
 from cifarnb.training import fit, split
 
 # Of 10,000 predictions of the simple CNN, float32 in place of bfloat16 changes 59, and 6 from right to wrong or back;
@@ -175,7 +176,7 @@ def record_fault(run: Run, dataset: Dataset) -> str:
             return f"{file} has shape {predictions.shape}, not {labels.shape}"
         if not math.isclose((predictions == labels).mean(), accuracy):
             return f"{column} {accuracy:.4f} is not that of {file}"
-    if fault := _insight_fault(run):
+    if fault := _kept_fault(run):
         return fault
     made = run.provenance
     if (data_identity(made), made["train_images"], made["test_images"]) != (dataset.identity, images, len(labels)):
@@ -183,12 +184,18 @@ def record_fault(run: Run, dataset: Dataset) -> str:
     return ""
 
 
-def _insight_fault(run: Run) -> str:
-    """What in the insights that are kept beside a run contradicts its predictions; nothing if nothing does."""
+def _kept_fault(run: Run) -> str:
+    """What is kept beside a run and cannot be read, or contradicts its predictions; nothing if nothing does."""
+    for kind in ("landscape", "against-torch"):
+        for file in sorted(run.path.glob(f"{kind}-*.json")):
+            try:
+                read_values(file)
+            except RunError as error:
+                return f"{file.name} cannot be read: {_one_line(error)}"
     recorded = run.predictions()
     for file in sorted(run.path.glob("insight-*.npz")):
         try:
-            seen = read_insight(file)["logits"][: len(recorded)].argmax(1)
+            seen = read_arrays(file)["logits"][: len(recorded)].argmax(1)
         except (RunError, KeyError) as error:
             return f"{file.name} cannot be read: {_one_line(error)}"
         other = int((seen != recorded[: len(seen)]).sum())

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
+from cifarnb.config import Config
 from cifarnb.models import build_model, count_multiply_adds
 from cifarnb.report import execution, sections
 
@@ -125,6 +126,19 @@ def test_parameters_are_checked_before_anything_is_made_of_them(path):
     assert declared == set(sections.declared(path.stem))
     names = [node for cell in (second, *later) for node in ast.walk(cell) if isinstance(node, ast.Name)]
     assert not declared & {name.id for name in names if isinstance(name.ctx, ast.Store)}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_only_parameters_are_called_as_fields_of_a_run(path):
+    """Configs are made of a notebook's names: one that is given to something else would become a field of its runs."""
+    cells = [ast.parse(c.source) for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    inside = {  # of a comprehension, which keeps its names to itself
+        node for cell in cells for made in ast.walk(cell) if isinstance(made, ast.comprehension)
+        for node in ast.walk(made.target)
+    }  # fmt: skip
+    names = [node for cell in cells for node in ast.walk(cell) if isinstance(node, ast.Name) and node not in inside]
+    given = {name.id for name in names if isinstance(name.ctx, ast.Store)} - {*sections.declared(path.stem)}
+    assert not given & {*Config.model_fields}
 
 
 def operations(config):

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cifarnb import insight
+from cifarnb import experiment, insight
 from cifarnb.models import LABELS, MODELS
 from cifarnb.report import tables
 from cifarnb.report.claims import NOT_COMPARABLE
@@ -40,6 +40,29 @@ def test_all_models_with_their_counts():
     assert [*table] == [*MODELS]
     assert table["simple_cnn"] == ("Simple CNN", "62,006", "651,720")
     assert table["vgg_a_bn"] == ("VGG-A + BN", "9,756,426", "153,293,824")
+
+
+def test_what_is_our_own_beside_pytorchs(make_run, tiny_dataset):
+    found = experiment.compare_with_torch(make_run(), tiny_dataset, steps=2)
+    numbers = {
+        "change": 0.0123,
+        "gradient_difference": 0.0,
+        "same_path": 5.96e-8,
+        "own_path": 0.0352,
+        "losses": [2.3, 2.25],
+        "torch_losses": [2.3, 2.24996],
+    }
+    table = tables.against_torch(found | {"adam": found["adam"] | numbers})
+    first, *columns = table
+    assert first == "beside PyTorch's"
+    assert [*columns[-2:]] == ["last loss", "PyTorch's"]
+    cells = rows(table)
+    assert [*cells][1:3] == ["Adam", "network by hand, our SGD"]
+    assert cells["Adam"] == ("0.012", "0", "6.0e-08", "3.5e-02", "2.2500", "2.2500")
+    assert cells["SGD with momentum"][-1] == f"{found['sgd']['torch_losses'][-1]:.4f}"
+    assert float(cells["network by hand, our SGD"][1]) == pytest.approx(
+        found["network"]["gradient_difference"], rel=0.06
+    )
 
 
 def test_configuration_and_result_beside_the_write_up(make_run):

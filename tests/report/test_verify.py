@@ -17,6 +17,7 @@ import torch
 from cifarnb import data, experiment, runs
 from cifarnb.config import ConfigError
 from cifarnb.data import load
+from cifarnb.kept import read_arrays
 from cifarnb.models import build_model
 from cifarnb.report import verify as verify_module
 from cifarnb.report.page import Section
@@ -274,12 +275,22 @@ def test_an_insight_that_is_not_of_the_run_is_found(report, dataset):
     path = run_of(report, "simple_cnn").path
     (file,) = path.glob("insight-*.npz")
     assert record_fault(runs.load(path), dataset) == ""
-    arrays = runs.read_insight(file)
+    arrays = read_arrays(file)
     np.savez(file, **(arrays | {"logits": np.roll(arrays["logits"], 1, axis=1)}))
     fault = record_fault(runs.load(path), dataset)
     assert re.fullmatch(r"insight-\w+\.npz predicts otherwise than predictions\.npy for 100 of 100 images", fault)
     file.write_bytes(b"no archive")
     assert f"{file.name} cannot be read" in record_fault(runs.load(path), dataset)
+
+
+@pytest.mark.parametrize("kind", ["landscape", "against-torch"])
+def test_what_is_kept_and_cannot_be_read_is_found(report, dataset, kind):
+    path = run_of(report, "simple_cnn").path
+    file = path / f"{kind}-0123456789ab.json"
+    file.write_text('{"losses": [1.0]}')
+    assert record_fault(runs.load(path), dataset) == ""
+    file.write_text('{"losses": [1.')
+    assert record_fault(runs.load(path), dataset).startswith(f"{file.name} cannot be read")
 
 
 def test_figures_are_compared(report, smoke):
