@@ -11,6 +11,7 @@ from cifarnb.models import build_model, count_multiply_adds, count_parameters
 from cifarnb.report import build, changes, compare, sections, tables
 from cifarnb.report.changes import BASE, CHANGES, OPTIMIZERS
 from cifarnb.report.claims import CONFIRMED, NOISE, NOT_COMPARABLE, NOT_CONFIRMED, NOT_RUN, OWN_CLAIMS, TOO_SHORT, judge
+from cifarnb.report.plan import Task
 from cifarnb.report.significance import sampling_difference
 from cifarnb.report.summary import find_changes
 from cifarnb.runs import NotRunError
@@ -76,6 +77,15 @@ def test_full_is_on_all_images_with_three_seeds_and_takes_few_operations():
 def test_rates_are_checked(changed, words):
     with pytest.raises(sections.ConfigError, match=words):
         sections.check_values(sections.values(sections.ONE_CHANGE, "quick") | changed)
+
+
+def test_steps_that_cost_nearly_the_same_are_timed_once():
+    groups = changes.entry_configs(sections.values(sections.ONE_CHANGE, "full"))
+    kinds = {name: Task("", same[0], 1.0, 0).kind for of in groups.values() for name, same in of.items()}
+    alike = ["tanh", "squared error", "L1 penalty", "dropout", "residual connection", "label smoothing"]
+    assert {kinds[name] for name in alike} == {kinds[BASE]}
+    apart = ["2 × filters", "2 × neurons", "batch norm", "stride for pooling", "Adam", "Muon"]
+    assert len({kinds[name] for name in [BASE, *apart]}) == 7
 
 
 # --------------------------------------------------------------------------- comparing
@@ -176,6 +186,14 @@ def test_what_does_not_learn_is_compared_and_spoils_no_spread(described):
     assert entry(found, "sigmoid")["ci95"][1] < -0.4
     assert (found["compared"], without["compared"]) == (3, 2)
     assert "sigmoid (does not learn) -51.00" in changes.group_words(found, "activation")
+
+
+@pytest.mark.parametrize(("accuracy", "loss", "learns"), [(0.5, 1.0, True), (0.1, 1.0, False), (0.5, math.nan, False)])
+def test_a_run_has_learnt_above_guessing_and_with_a_finite_loss(make_run, accuracy, loss, learns):
+    run = make_run(accuracies=(accuracy,), losses=(2.0, loss, 1.0), provenance={"test_images": 10_000})
+    found = changes.describe({BASE: {BASE: [run]}}, {})
+    assert found["entries"][0]["learns"] == [learns]
+    assert (" says little" in changes.overview(found)) != learns
 
 
 def test_a_change_that_learns_with_some_seeds_only_or_lacks_some_is_not_compared(described):
