@@ -592,7 +592,7 @@ def test_accuracy_stands_over_the_parameters_and_the_reported_one_as_a_ring():
 def test_every_network_has_a_colour_of_its_own():
     assert [*COLORS] == [*LABELS]
     assert len(set(COLORS.values())) == len(LABELS)
-    assert set(COLORS.values()) <= set(figures._PALETTE)
+    assert set(COLORS.values()) <= set(figures.PALETTE)
 
 
 @pytest.mark.parametrize(
