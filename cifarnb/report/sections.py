@@ -59,6 +59,7 @@ LOWEST = {
     "attributed": 1,
     "mapped": 20,
     "disturbed": 1,
+    "own_steps": 1,
 }
 SHORTEST = {
     "seeds": 1,
