@@ -1,6 +1,8 @@
-# make report | pdf | test | lab; PROFILE=smoke|quick|full chooses the report, DATA=… the data.
+# make report | pdf | test | lab; PROFILE=smoke|quick|full chooses the report, DATA=… the data, JOBS=… how many runs at a time.
 PYTHON ?= python3
 PROFILE ?= quick
+# Runs, and then sections, at a time: on two cores a thread each is the better use of them.
+JOBS ?= 2
 BIN = .venv/bin
 INSTALLED = .venv/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -9,10 +11,10 @@ export PIP_USER = 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT
 
 report: $(INSTALLED)
-	$(BIN)/python -m cifarnb report --profile "$(PROFILE)" $${DATA:+--data "$$DATA"}
+	$(BIN)/python -m cifarnb report --profile "$(PROFILE)" --jobs "$(JOBS)" $${DATA:+--data "$$DATA"}
 
 pdf: $(INSTALLED)
-	$(BIN)/python -m cifarnb report --pdf --profile "$(PROFILE)" $${DATA:+--data "$$DATA"}
+	$(BIN)/python -m cifarnb report --pdf --profile "$(PROFILE)" --jobs "$(JOBS)" $${DATA:+--data "$$DATA"}
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal

@@ -152,4 +152,4 @@ def _show_caption(caption: str) -> None:
 
 
 def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"[-−+]?\d[\d,.]*( ?[%M])?( [±(].*)?|–|not run|diverged|", cell) is not None
+    return re.fullmatch(r"[-−+]?\d[\d,.]*(e[-+]\d+)?( ?[%M])?( [±(].*)?|–|not run|diverged|", cell) is not None

@@ -75,13 +75,14 @@ def test_an_empty_figure_is_white(shown):
 
 def test_a_table_comes_as_html_markdown_and_text_with_numbers_on_the_right(shown):
     table = pd.DataFrame({"name": ["a<b", "**all**"], "count": ["1,024", "12.50% (3)"], "mixed": ["7", "seven"]})
+    table["small"] = ["2.3e-07", "5"]
     display.show_table(table, "counts", "Counts.")
     (_, about), (data, metadata) = shown
     assert about == {"cifarnb": {"kind": "caption"}}
     assert metadata["cifarnb"] == {"kind": "table", "name": "counts", "caption": "Counts."}
     assert "a&lt;b" in data["text/html"]
     assert "<strong>all</strong>" in data["text/html"]
-    assert data["text/html"].count("text-align: right") == 3  # the header and two cells of the numbers
+    assert data["text/html"].count("text-align: right") == 6  # header and two cells of both columns of numbers
     assert "| **all**" in data["text/markdown"]
     assert "**" not in data["text/plain"]
     assert "0" not in data["text/plain"].split()  # no index
