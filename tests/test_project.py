@@ -192,11 +192,11 @@ def test_make_installs_once_and_passes_on_what_is_asked(make, tmp_path):
     calls = make(folder, "report", "DATA=~/my data.npz", PIP_USER="1", PIP_TARGET="/elsewhere")
     assert [call.split(" [")[2].rstrip("]") for call in calls[1:-1]] == ["venv", "pip", "pip"]
     assert all(" 0 none [" in call for call in calls)
-    report = ".venv/bin/python 0 none [-m] [cifarnb] [report] [--profile] [quick]"
+    report = ".venv/bin/python 0 none [-m] [cifarnb] [report] [--profile] [quick] [--jobs] [2]"
     assert calls[-1] == f"{report} [--data] [~/my data.npz]"
     assert make(folder, "report") == [report]
-    printed = report.replace("[report]", "[report] [--pdf]").replace("quick", "full")
-    assert make(folder, "pdf", "PROFILE=full") == [printed]
+    printed = report.replace("[report]", "[report] [--pdf]").replace("quick", "full").replace("[2]", "[1]")
+    assert make(folder, "pdf", "PROFILE=full", "JOBS=1") == [printed]
 
 
 @pytest.mark.parametrize("way", [shutil.copytree, shutil.move])

@@ -432,11 +432,11 @@ def against_torch(found: Mapping[str, Any]) -> pd.DataFrame:
     rows = [
         {
             "beside PyTorch's": name,
-            "largest change": f"{found[key]['change']:.2g}",
-            "gradients differ": _small(found[key]["gradient_difference"]),
-            "weights differ, same path": _small(found[key]["same_path"]),
-            "weights differ, own path": _small(found[key]["own_path"]),
-            "last loss": f"{found[key]['losses'][-1]:.4f}",
+            "change": f"{found[key]['change']:.2g}",
+            "gradients": _small(found[key]["gradient_difference"]),
+            "same path": _small(found[key]["same_path"]),
+            "own path": _small(found[key]["own_path"]),
+            "loss": f"{found[key]['losses'][-1]:.4f}",
             "PyTorch's": f"{found[key]['torch_losses'][-1]:.4f}",
         }
         for key, name in names.items()

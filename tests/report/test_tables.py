@@ -55,7 +55,7 @@ def test_what_is_our_own_beside_pytorchs(make_run, tiny_dataset):
     table = tables.against_torch(found | {"adam": found["adam"] | numbers})
     first, *columns = table
     assert first == "beside PyTorch's"
-    assert [*columns[-2:]] == ["last loss", "PyTorch's"]
+    assert [*columns[-2:]] == ["loss", "PyTorch's"]
     cells = rows(table)
     assert [*cells][1:3] == ["Adam", "network by hand, our SGD"]
     assert cells["Adam"] == ("0.012", "0", "6.0e-08", "3.5e-02", "2.2500", "2.2500")
