@@ -16,6 +16,7 @@ from cifarnb.config import ConfigError
 from cifarnb.data import DataError, Dataset
 from cifarnb.models import LABELS
 from cifarnb.report import execution, front, placing, sections
+from cifarnb.report.claims import described_networks
 from cifarnb.report.display import weights_file
 from cifarnb.report.page import Section, render
 from cifarnb.report.pdf import PrintError, print_page
@@ -244,11 +245,6 @@ def headline_runs(runs: Sequence[Run], summary: dict[str, Any]) -> list[Run]:
     """Those whose weights the report brings: of every network the first seed's, and of those trained well."""
     headlines = {network["run"] for network in described_networks(summary)}
     return [run for run in runs if run.name in headlines]
-
-
-def described_networks(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """The numbers of all networks: with the write-up's recipe, and trained well, where a report has these."""
-    return [*summary["networks"], *summary.get("well", [])]
 
 
 def weights_name(run: Run, summary: dict[str, Any]) -> str:

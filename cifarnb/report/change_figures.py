@@ -9,18 +9,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
+from cifarnb.report.changes import side
 from cifarnb.report.figures import PALETTE
 from cifarnb.report.style import styled_figure
 
 NARROW = 6.2  # inches, less than the others: it is high anyway, and so its words stay larger on a phone
 FAR = 0.15  # difference in accuracy beyond which a change is marked at the edge, so that it does not squeeze the others
 _HALO = withStroke(linewidth=3, foreground="white")  # around a number that stands on its interval
-_STYLES: dict[str, dict[str, Any]] = {  # by where the interval lies
-    "better than the base": {"color": PALETTE[0], "marker": "o"},
+_STYLES: dict[str, dict[str, Any]] = {  # by ``changes.side``
+    "better": {"color": PALETTE[0], "marker": "o"},
     "worse": {"color": PALETTE[1], "marker": "s"},
     "no more than chance": {"color": "0.55", "marker": "o", "mfc": "white"},
     "not compared": {"color": "0.55", "marker": "x"},
 }
+_LABELS = {"better": "better than the base"}
 
 
 @styled_figure
@@ -61,9 +63,9 @@ def differences(entries: Sequence[Mapping[str, Any]]) -> Figure:
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("difference in test accuracy from the base, points")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+g}" if share else "0"))
-    seen = [name for name in _STYLES if name in {_style(entry) for entry in changes if entry["difference"] is not None}]
+    seen = [name for name in _STYLES if name in {side(entry) for entry in changes if entry["difference"] is not None}]
     figure.legend(
-        handles=[Line2D([], [], label=name, lw=2, **_STYLES[name]) for name in seen],
+        handles=[Line2D([], [], label=_LABELS.get(name, name), lw=2, **_STYLES[name]) for name in seen],
         loc="outside upper center",
         ncols=len(seen),
         columnspacing=1.2,
@@ -82,13 +84,6 @@ def _rows(base: Mapping[str, Any], changes: Sequence[Mapping[str, Any]]) -> list
     return rows
 
 
-def _style(entry: Mapping[str, Any]) -> str:
-    if entry["ci95"] is None:
-        return "not compared"
-    low, high = entry["ci95"]
-    return "better than the base" if low > 0 else "worse" if high < 0 else "no more than chance"
-
-
 def _limits(entries: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
     """The ends of the axis: where the outermost interval ends, but no further than FAR, of those that are not far."""
     near = [entry for entry in entries if abs(entry["difference"] or 0.0) <= FAR]
@@ -100,7 +95,7 @@ def _limits(entries: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
 
 def _draw(ax: Axes, row: int, entry: Mapping[str, Any]) -> None:
     """A change's mark and interval; one that is too far off stands at the edge with its number."""
-    style, difference = _STYLES[_style(entry)], entry["difference"]
+    style, difference = _STYLES[side(entry)], entry["difference"]
     if entry["ci95"]:
         ax.plot(entry["ci95"], [row, row], color=style["color"], lw=2)
     if abs(difference) <= FAR:

@@ -8,9 +8,9 @@ import numpy as np
 from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES
 from cifarnb.models import build_model, count_multiply_adds, count_parameters
+from cifarnb.report import significance
 from cifarnb.report.significance import (
     accuracy,
-    beats_guessing,
     corrected_intervals,
     corrected_sampling,
     counted,
@@ -21,6 +21,7 @@ from cifarnb.report.significance import (
 from cifarnb.runs import Run
 
 BASE = "base"
+SIDES = ("better", "worse", "no more than chance")  # where an interval of the difference from it can lie
 MOMENTUM = "momentum SGD"  # the base's optimizer
 _PLAIN: dict[str, Any] = {"model": "simple_cnn", "optimizer": "sgd", "momentum": 0.9, "nesterov": False}
 # Group → what is changed → the fields in which that differs from the base.
@@ -139,14 +140,14 @@ def _entry(group: str, name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "steps": min(len(run.losses) for run in runs),
         "test_images": run.provenance["test_images"],
         "seeds": [run.config.seed for run in runs],
-        "learns": [_learns(run) for run in runs],
+        "learns": [not run.diverged and beats_guessing(run) for run in runs],
         "runs": [run.name for run in runs],
     }
 
 
-def _learns(run: Run) -> bool:
-    guessing = len(CIFAR10_CLASSES)
-    return not run.diverged and beats_guessing(run.final_accuracy, run.provenance["test_images"], guessing)
+def beats_guessing(run: Run) -> bool:
+    """Whether its accuracy after the last epoch is above that of guessing, as far as the test images can tell."""
+    return significance.beats_guessing(run.final_accuracy, run.provenance["test_images"], len(CIFAR10_CLASSES))
 
 
 def _rate(optimizer: str, lr: str, runs: Sequence[Run]) -> dict[str, Any]:
@@ -196,7 +197,7 @@ def overview(described: Mapping[str, Any]) -> str:
     base, *changes = described["entries"]
     if not base["runs"]:
         return "Not run: the base, so nothing can be compared with it."
-    found = {side: len(same) for side, same in _sides(changes).items()}
+    found = {where: len(same) for where, same in _sides(changes).items()}
     found |= {what: len(names) for what, names in _left_out(changes).items() if names}
     words = f"The base reaches **{accuracy(base['final_accuracy'])}** after {counted(base['steps'], 'step')}. "
     words += f"Of {counted(len(changes), 'change')}: {', '.join(f'{n} {what}' for what, n in found.items())}."
@@ -207,9 +208,9 @@ def group_words(described: Mapping[str, Any], group: str) -> str:
     """One sentence on a group: what is better than the base, what is worse, and what is no more than chance."""
     changes = [entry for entry in described["entries"] if entry["group"] == group]
     parts = []
-    for side, found in _sides(changes).items():
+    for where, found in _sides(changes).items():
         told = [f"{_name(entry)} {points(entry['difference'], entry['ci95'])}" for entry in found]
-        parts += [f"{side}: {', '.join(told)}"] if told else []
+        parts += [f"{where}: {', '.join(told)}"] if told else []
     compared = bool(parts)
     parts += [f"{what}: {', '.join(names)}" for what, names in _left_out(changes).items() if names]
     words = "; ".join(parts)
@@ -260,14 +261,19 @@ def rates_words(described: Mapping[str, Any]) -> str:
     return f"On the images held out, {'; '.join(parts)}."
 
 
+def side(entry: Mapping[str, Any]) -> str:
+    """The one of SIDES that its interval lies on; without an interval it is ``not compared``."""
+    if entry["ci95"] is None:
+        return "not compared"
+    low, high = entry["ci95"]
+    better, worse, chance = SIDES
+    return better if low > 0 else worse if high < 0 else chance
+
+
 def _sides(changes: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """The changes that are compared, by where their intervals lie, each side from the best to the worst."""
     ranked = sorted((c for c in changes if c["ci95"]), key=lambda change: -change["difference"])
-    return {
-        "better": [change for change in ranked if change["ci95"][0] > 0],
-        "worse": [change for change in ranked if change["ci95"][1] < 0],
-        "no more than chance": [change for change in ranked if change["ci95"][0] <= 0 <= change["ci95"][1]],
-    }
+    return {name: [change for change in ranked if side(change) == name] for name in SIDES}
 
 
 def _left_out(changes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

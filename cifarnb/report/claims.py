@@ -91,6 +91,11 @@ class Claim:
     least_steps: int = 100  # of training, before which it is too short to tell; batch norm's averages need some 50
 
 
+def described_networks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The numbers of all networks: with the write-up's recipe, and trained well, where a report has these."""
+    return [*summary["networks"], *summary.get("well", [])]
+
+
 def final_interval(network: Mapping[str, Any]) -> tuple[float, float]:
     """The 95 % interval of the accuracy after the last epoch: t's over the seeds, of one run Wilson's on its images."""
     final = network["final_accuracy"]

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from cifarnb import runs
-from cifarnb.config import Config, ConfigError
+from cifarnb.config import ConfigError
 from cifarnb.data import Dataset
 from cifarnb.models import LABELS, build_model, count_parameters
 from cifarnb.report import display, figures, front, tables
@@ -32,8 +33,8 @@ from cifarnb.runs import Run, RunError
 
 
 @functools.cache
-def _parameters(config: Config) -> int:
-    return count_parameters(build_model(**config.network()))
+def _parameters(**network: Any) -> int:
+    return count_parameters(build_model(**network))
 
 
 IDENTICAL, DIFFERENT, SEED_NOISE, NOT_JUDGED = "identical", "different", "within seed noise", "–"
@@ -46,7 +47,7 @@ MEASURES: dict[str, Callable[[Run], float]] = {  # of a run
     "training loss, last epoch": lambda run: float(run.history["train_loss"].iloc[-1]),
     "test loss, last epoch": lambda run: float(run.history["test_loss"].iloc[-1]),
     EPOCHS: lambda run: len(run.history),
-    PARAMETERS: lambda run: _parameters(run.config),
+    PARAMETERS: lambda run: _parameters(**run.config.network()),
     SECONDS: lambda run: run.seconds_per_epoch,
 }
 NOTE = "Of differences that are mere chance, these tests call one in twenty a difference: in many rows, expect some."

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cifarnb.report.claims import described_networks
+
 NOT_ANSWERED = "not in this report"
 
 
@@ -55,8 +57,7 @@ GIVEN = {"author": "The author", "code_link": "A link to the code"}  # keys of t
 
 def rows(summary: Mapping[str, Any], anchors: Collection[str]) -> list[tuple[str, str, str]]:
     """Every point with its share of the mark and its answers: links to those of its evidence that are ``anchors``."""
-    every = [*summary["networks"], *summary.get("well", [])]
-    ran = [network for network in every if network["final_accuracy"]]
+    ran = [network for network in described_networks(summary) if network["final_accuracy"]]
     best = max(ran, key=lambda network: network["final_accuracy"]["mean"])["name"] if ran else ""
     found = []
     for point in REQUIREMENTS:

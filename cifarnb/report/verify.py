@@ -27,13 +27,13 @@ from cifarnb.metrics import predict
 from cifarnb.models import build_model, count_parameters
 from cifarnb.report import execution, sections
 from cifarnb.report.build import (
-    described_networks,
     finished_runs,
     headline_runs,
     make_summary,
     render_report,
     weights_name,
 )
+from cifarnb.report.claims import described_networks
 from cifarnb.report.page import Section
 from cifarnb.report.placing import finish, runs_of, waits
 from cifarnb.runs import Run, RunError, data_identity, load, locked, run_name
