@@ -80,13 +80,9 @@ def ladder_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
 
 def variant_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
     """The whole recipe with another value of one field, on the images that the ladder is on."""
-    lr, decay = given["lr"], given["weight_decay"]
-    return {
-        f"learning rate {lr / 2:g}": _tried(given, lr=lr / 2),
-        f"learning rate {2 * lr:g}": _tried(given, lr=2 * lr),
-        f"weight decay {decay / 2:g}": _tried(given, weight_decay=decay / 2),
-        f"weight decay {2 * decay:g}": _tried(given, weight_decay=2 * decay),
-    }
+    rates = {f"learning rate {lr:g}": {"lr": lr} for lr in given["tried_lrs"]}
+    decays = {f"weight decay {decay:g}": {"weight_decay": decay} for decay in given["tried_weight_decays"]}
+    return {name: _tried(given, **fields) for name, fields in (rates | decays).items()}
 
 
 def by_kind(given: Mapping[str, Any]) -> dict[str, dict[str, list[Config]]]:
