@@ -12,6 +12,7 @@ import torch
 
 WARM_UP = 3  # calls before one is recorded: libraries choose their kernels in them, optimizers make their state
 _RECORDING = threading.Lock()  # CUDA records one graph at a time in a process
+_IDLE: list[torch.cuda.Stream] = []  # streams that were used here and are not now
 
 
 def resolve_device(device: str = "auto") -> torch.device:
@@ -45,11 +46,19 @@ def working_on(device: torch.device) -> Iterator[None]:
     """On a CPU: no more threads than there are cores for this process.  On a GPU: a stream of one's own.
 
     Containers and job systems grant fewer cores than the machine has; PyTorch's default does not see all such limits.
-    What runs on different streams of a GPU can overlap.
+    What runs on different streams of a GPU can overlap.  PyTorch has 32 of them and gives them out in turn, in use or
+    not, and nothing else may run on a stream that records a graph: so those that are left are taken again.
     """
     if device.type == "cuda":
-        with torch.cuda.stream(torch.cuda.Stream(device)):
-            yield
+        try:
+            stream = _IDLE.pop()
+        except IndexError:
+            stream = torch.cuda.Stream(device)
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            _IDLE.append(stream)
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(min(threads, joblib.cpu_count()))

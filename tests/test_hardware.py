@@ -1,3 +1,6 @@
+import contextlib
+import itertools
+
 import pytest
 import torch
 
@@ -66,3 +69,32 @@ def test_the_name_of_the_processor_stands_with_its_threads():
     name = hardware.device_name(CPU)
     assert name.endswith(f" ({torch.get_num_threads()} threads)")
     assert not name.startswith(" ")
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """Streams as PyTorch gives them out: the 33rd is the first again.  Lists those that are worked on."""
+    given, worked_on = itertools.count(), []
+
+    @contextlib.contextmanager
+    def work(stream):
+        assert stream not in worked_on
+        worked_on.append(stream)
+        try:
+            yield
+        finally:
+            worked_on.remove(stream)
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: next(given) % 32)
+    monkeypatch.setattr(torch.cuda, "stream", work)
+    monkeypatch.setattr(hardware, "_IDLE", [])
+    return worked_on
+
+
+def test_what_works_on_a_gpu_at_one_time_never_shares_a_stream(streams):
+    with hardware.working_on(CUDA):
+        for _ in range(100):
+            with hardware.working_on(CUDA), hardware.working_on(CUDA):
+                assert len({*streams}) == 3
+            with pytest.raises(RuntimeError, match="in between"), hardware.working_on(CUDA):
+                raise RuntimeError("in between")
