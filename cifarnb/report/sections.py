@@ -99,6 +99,8 @@ IN_PLACE_OF = {
     "tried_epochs": "epochs",
     "tried_seeds": "seed",
     "tried_width": "width",
+    "tried_lrs": "lr",
+    "tried_weight_decays": "weight_decay",
     "held_out": "validation_size",
     "write_up_lr": "lr",
     **dict.fromkeys((rates for rates, _ in one_change.OPTIMIZERS.values()), "lr"),
