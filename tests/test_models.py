@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from torch import nn
 
 from cifarnb import models
 from cifarnb.models import MODELS, build_model, count_multiply_adds, count_parameters, feature_maps, list_layers
-from cifarnb.models.resnet import BasicBlock, ResNet
+from cifarnb.models.resnet import BasicBlock, PointwiseConv2d, ResNet
 from cifarnb.models.vgg import VGG, NoisyBatchNorm2d
 
 PARAMETERS = {  # the write-up's; its noisy and skipless variants by hand
@@ -501,3 +504,34 @@ def test_biases_of_the_fast_network_count_eight_times_and_its_outputs_a_ninth():
     norm.train()(x)
     torch.testing.assert_close(norm.running_mean, 0.4 * x.mean((0, 2, 3)))
     assert not norm.weight.requires_grad
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("in_channels", [1, 2, 7, 8, 16])
+def test_a_pointwise_convolution_is_one_however_few_its_channels(in_channels, stride):
+    made = PointwiseConv2d(in_channels, 5, stride).double()
+    x = torch.randn(3, in_channels, 9, 8, dtype=torch.float64, requires_grad=True)
+    theirs = F.conv2d(x, made.weight, stride=stride)
+    torch.testing.assert_close(made(x), theirs)
+    upstream = torch.randn_like(theirs)
+    ours, wanted = (torch.autograd.grad(y, (x, made.weight), upstream) for y in (made(x), theirs))
+    torch.testing.assert_close(ours, wanted)
+
+
+NARROW = """
+import torch
+from cifarnb.models import MODELS, build_model
+torch.set_num_threads(1)
+for name in MODELS:
+    for width in (0.125, 0.25, 0.4):
+        model = build_model(name, width=width).to(memory_format=torch.channels_last)
+        for _ in range(5):
+            model(torch.randn(64, 3, 32, 32).contiguous(memory_format=torch.channels_last)).sum().backward()
+"""
+
+
+def test_narrow_networks_train_on_a_processor_with_avx2_alone():
+    """There oneDNN's strided 1×1 convolutions write past their buffers where few channels come in."""
+    simulated = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MALLOC_CHECK_": "3"}
+    ended = subprocess.run([sys.executable, "-c", NARROW], env=simulated, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -10,6 +10,24 @@ from cifarnb.models.scaling import scaled
 STEM, STAGES = 16, (32, 64, 128)  # channels
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """A 1×1 convolution without bias, of the pixels at so many steps from each other.
+
+    With a stride, and 2 to 7 channels that come in, the backward pass of oneDNN's kernel for AVX2 (in PyTorch 2.11)
+    writes past its buffer; without a stride, of those pixels alone, it does not.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) → (N, out_channels, H / stride, W / stride)."""
+        if self.in_channels >= 8:  # whole vectors
+            return super().forward(x)
+        rows, columns = self.stride
+        return F.conv2d(x[:, :, ::rows, ::columns], self.weight)
+
+
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions with batch norm and a skip connection; Conv 1×1 + BN on the skip where the shape changes.
 
@@ -25,9 +43,8 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.downsample = nn.Sequential()  # the identity
         if skip and (stride != 1 or in_channels != out_channels):
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
+            projection = PointwiseConv2d(in_channels, out_channels, stride)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) → (N, out_channels, H / stride, W / stride)."""
