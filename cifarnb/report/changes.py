@@ -238,8 +238,11 @@ def method(described: Mapping[str, Any]) -> str:
 
 
 def rates_words(described: Mapping[str, Any]) -> str:
-    """For which optimizers the rate that is used is the best of those tried on images held out, and where not."""
-    best, other, single, missing = [], [], [], []
+    """For which optimizers the rate that is used is the best of those tried on images held out, and where not.
+
+    The best may lie at the edge of those tried; then a better one may lie beyond it.
+    """
+    best, edge, other, single, missing = [], [], [], [], []
     for name in OPTIMIZERS:
         used, *rest = (rate for rate in described["rates"] if rate["optimizer"] == name)
         tried = [rate for rate in rest if rate["validation_accuracy"]]
@@ -252,13 +255,16 @@ def rates_words(described: Mapping[str, Any]) -> str:
             here, there = (accuracy(rate["validation_accuracy"]) for rate in (used, top))
             if top["validation_accuracy"]["mean"] > used["validation_accuracy"]["mean"]:
                 other.append(f"{name} {top['lr']} would have been better than {used['lr']} ({there} against {here})")
-            else:
+            elif min(of := [float(rate["lr"]) for rate in tried]) < float(used["lr"]) < max(of):
                 best.append(name)
-    parts = [f"the rate that is used is the best of those tried for {', '.join(best)}"] if best else []
+            else:
+                edge.append(name)
+    parts = [f"it is the best of those tried for {', '.join(best)}"] if best else []
+    parts += [f"it is the best, but at the edge of those tried, for {', '.join(edge)}"] if edge else []
     parts += [f"for {'; for '.join(other)}"] if other else []
     parts += [f"one rate alone was tried for {', '.join(single)}"] if single else []
     parts += [f"not run: {', '.join(missing)}"] if missing else []
-    return f"On the images held out, {'; '.join(parts)}."
+    return f"The rate that is used, on the images held out: {'; '.join(parts)}."
 
 
 def side(entry: Mapping[str, Any]) -> str:

@@ -264,7 +264,7 @@ def test_how_it_is_compared_is_told(described):
 
 def test_rates_that_would_have_been_better_are_told(described):
     tried = {
-        changes.MOMENTUM: {"0.05": 0.61, "0.1": 0.6},
+        changes.MOMENTUM: {"0.05": 0.61, "0.1": 0.6, "0.02": 0.6},
         "plain SGD": {"0.2": 0.5, "0.4": 0.52, "0.1": 0.51},
         "Adam": {"0.002": 0.6, "0.001": None},
         "AdamW": {"0.002": 0.6, "0.001": 0.6},
@@ -272,9 +272,9 @@ def test_rates_that_would_have_been_better_are_told(described):
     }
     found = described(tried=tried)
     assert changes.rates_words(found) == (
-        "On the images held out, the rate that is used is the best of those tried for momentum SGD, AdamW; for plain "
-        "SGD 0.4 would have been better than 0.2 (52.00% against 50.00%); one rate alone was tried for Adam; not run: "
-        "Nesterov SGD, RMSprop, Muon."
+        "The rate that is used, on the images held out: it is the best of those tried for momentum SGD; "
+        "it is the best, but at the edge of those tried, for AdamW; for plain SGD 0.4 would have been better than 0.2 "
+        "(52.00% against 50.00%); one rate alone was tried for Adam; not run: Nesterov SGD, RMSprop, Muon."
     )
     table = tables.optimizer_rates(found["rates"])
     rows = table[table["optimizer"] == "plain SGD"].to_numpy().tolist()
