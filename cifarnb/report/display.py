@@ -23,7 +23,7 @@ from cifarnb.runs import Run
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _LINK = re.compile(r"\[([^\[\]]*)\]\((#[^()\s]+)\)")
 SHOWN = 100  # pixels an inch, at which a figure is shown
-DPI = 300  # for print, and for sharp screens
+DPI = 240  # for print, and for sharp screens; with 300 the full page has more than 6 MB
 # Levels of 255, the mean over what is not white. 256 colours are off by less than 0.1 in the curves here, where they
 # save two thirds of the bytes, and by more than 0.9 in photographs.
 COLOUR_ERROR = 0.5
