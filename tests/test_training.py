@@ -423,7 +423,8 @@ def recording(monkeypatch):
 @pytest.mark.parametrize("recipe", ["sgd", "nesterov", "adam", "well"])
 def test_a_recorded_step_computes_the_same(tiny_dataset, recording, recipe):
     shape = {"model": "resnet6", "epochs": 4, "train_size": 80, "batch_size": 32}
-    config = configure(**shape, **RECIPES[recipe]).replace(lr=1e-3, augment=True)
+    # Adam's first steps are as long for a gradient that is all rounding as for any other.
+    config = configure(**shape, **RECIPES[recipe]).replace(lr=1e-4 if recipe == "adam" else 1e-3, augment=True)
     model = build_model("resnet6", 0)
     _, losses, *_ = fit(model, tiny_dataset, config)
     assert len(recording) == 2  # a whole batch, and the smaller one at the end

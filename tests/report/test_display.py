@@ -26,7 +26,7 @@ def test_a_figure_carries_size_alt_text_name_and_caption(shown):
     display.show_figure(figure, "line", "A *line*.", "A line going up.")
     (data, metadata), (caption, about) = shown
     width, height = struct.unpack(">II", base64.b64decode(data["image/png"])[16:24])
-    assert (width, height) == (900, 600)  # three times the size it is shown at: 300 pixels an inch
+    assert (width, height) == (720, 480)  # 2.4 times the size it is shown at: 240 pixels an inch
     assert metadata["image/png"] == {"width": 300, "height": 200, "alt": "A line going up."}
     assert metadata["cifarnb"] == {"kind": "figure", "name": "line", "caption": "A *line*."}
     assert "A *line*." in caption.data
