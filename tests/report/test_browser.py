@@ -48,6 +48,17 @@ def test_no_request_leaves_the_page_and_the_console_is_silent(page):
     assert page.messages == []
 
 
+def test_no_table_is_wider_than_paper(browser, smoke):
+    """All pages would be printed smaller, so that it fits."""
+    page = browser.new_page(viewport={"width": 670, "height": 900})  # pixels between the margins of A4
+    page.emulate_media(media="print")
+    page.goto((smoke / "report.html").as_uri())
+    wide = "list => list.filter(t => t.getBoundingClientRect().right > innerWidth).map(t => t.closest('figure').id)"
+    assert page.locator("table").count() > 12
+    assert page.eval_on_selector_all("table", wide) == []
+    page.close()
+
+
 def test_every_image_has_a_size_and_alt_text_and_is_seen(page):
     images = page.eval_on_selector_all(
         "img", "list => list.map(i => [i.alt, i.getAttribute('width'), i.getAttribute('height'), i.naturalWidth])"
