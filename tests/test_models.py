@@ -2,6 +2,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -532,6 +533,7 @@ for name in MODELS:
 
 def test_narrow_networks_train_on_a_processor_with_avx2_alone():
     """There oneDNN's strided 1×1 convolutions write past their buffers where few channels come in."""
-    simulated = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MALLOC_CHECK_": "3"}
+    path = os.pathsep.join([str(Path(__file__).parent / "avx2"), os.environ.get("PYTHONPATH", "")])
+    simulated = os.environ | {"PYTHONPATH": path, "MALLOC_CHECK_": "3"}
     ended = subprocess.run([sys.executable, "-c", NARROW], env=simulated, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")

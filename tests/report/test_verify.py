@@ -278,7 +278,7 @@ def test_an_insight_that_is_not_of_the_run_is_found(report, dataset):
     arrays = read_arrays(file)
     rolled = np.roll(arrays["logits"], 1, axis=1)
     other = (rolled.argmax(1) != runs.load(path).predictions()[:100]).sum()
-    assert other > 90  # all, but for what rounding decides
+    assert other >= 95  # all, but for what rounding decides
     np.savez(file, **(arrays | {"logits": rolled}))
     fault = record_fault(runs.load(path), dataset)
     assert fault == f"{file.name} predicts otherwise than predictions.npy for {other} of 100 images"
