@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cifarnb import against_torch, environment, insight, kept, runs
+from cifarnb import against_torch, environment, insight, kept, provenance, runs
 from cifarnb.config import VARIANT, Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
@@ -57,7 +57,7 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 trained.losses,
                 trained.logits,
                 model.state_dict(),
-                {**_joined(starts), "finished": runs.now(), "wall_seconds": trained.seconds},
+                {**_joined(starts), "finished": provenance.now(), "wall_seconds": trained.seconds},
                 trained.probes,
                 trained.path,
                 trained.tta_logits,
@@ -75,8 +75,8 @@ def _origin(config: Config, dataset: Dataset) -> dict[str, Any]:
     with working_on(device):
         name = device_name(device)
     return {
-        **runs.describe_origin(),
-        "started": runs.now(),
+        **provenance.describe_origin(),
+        "started": provenance.now(),
         "device": device.type,
         "device_name": name,
         "precision": resolve_precision(config.precision, device),

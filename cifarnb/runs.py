@@ -18,23 +18,18 @@ It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a 
 """
 
 import dataclasses
-import functools
 import hashlib
-import importlib.metadata
 import io
 import itertools
 import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +41,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-import cifarnb
 from cifarnb.config import Config, ConfigError
 
 HEAVY = ("weights.safetensors", "logits.npy", "path.safetensors")  # what a report's records do without
@@ -369,12 +363,6 @@ def records(run: Run) -> list[Path]:
     return sorted(file for file in run.path.iterdir() if file.is_file() and file.name not in HEAVY)
 
 
-def copy_records(run: Run, folder: Path) -> None:
-    """Copy what a report is made from into ``folder``."""
-    for file in records(run):
-        copy_file(file, folder / run.name / file.name)
-
-
 def unfinished(path: Path) -> Path:
     """The directory of a run while it is not finished."""
     return path.with_name(path.name + ".part")
@@ -445,57 +433,3 @@ def copy_file(source: Path, target: Path) -> None:
     """Copy, so that the target is whole or not there."""
     with atomic_write(target) as part:
         shutil.copyfile(source, part)
-
-
-def now() -> str:
-    """The time in UTC, as ISO 8601 writes it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def describe_origin() -> dict[str, Any]:
-    """Commit (and whether the tree was dirty), versions and machine."""
-    commit, dirty = git_state()
-    return {
-        "git_commit": commit,
-        "git_dirty": dirty,
-        "versions": {
-            "cifarnb": cifarnb.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": _version("torchvision"),
-            "numpy": np.__version__,
-        },
-        "platform": platform.platform(),
-    }
-
-
-@functools.cache
-def git_state() -> tuple[str | None, bool | None]:
-    """The commit of the project's own repository and whether its tree has changes; None where it has none.
-
-    Its reports do not count: runs that are kept there make nothing of those that follow.
-    It may lie in another repository, unpacked there, or in a site-packages folder of one: that says nothing of it.
-    """
-    package = Path(__file__).resolve().parent
-    # Variables such as GIT_DIR, which hooks and aliases set, name another repository.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-    def git(*command: str) -> bytes:
-        called = ["git", "--no-optional-locks", "-C", str(package), *command]
-        return subprocess.run(called, env=env, capture_output=True, check=True, timeout=60).stdout.strip()
-
-    try:
-        if Path(os.fsdecode(git("rev-parse", "--show-toplevel"))).resolve() != package.parent:
-            return None, None
-        git("ls-files", "--error-unmatch", "__init__.py")
-        changes = git("status", "--porcelain", "--", ":/", ":(top,exclude)reports")
-        return git("rev-parse", "HEAD").decode(), bool(changes)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None, None
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:  # put there by other means than pip's
-        return None

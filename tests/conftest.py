@@ -1,5 +1,6 @@
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
-from cifarnb import runs
+from cifarnb import provenance, runs
 from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, Dataset
 from cifarnb.report.claims import judge
@@ -108,6 +109,16 @@ def make_run(tmp_path):
 
 
 @pytest.fixture
+def copy_records():
+    """A function that copies a run into a folder as a report keeps it: without the heavy files."""
+
+    def copy(run, folder):
+        shutil.copytree(run.path, folder / run.name, ignore=shutil.ignore_patterns(*runs.HEAVY))
+
+    return copy
+
+
+@pytest.fixture
 def make_summary():
     """A function that makes a report's summary from the runs of each network; none: the network did not run."""
 
@@ -124,7 +135,7 @@ def make_summary():
             "networks": networks,
             "claims": judge(networks, profile),
             "sections": list(sections),
-            "origin": runs.describe_origin(),
+            "origin": provenance.describe_origin(),
         }
 
     return make

@@ -12,7 +12,7 @@ import pytest
 import torch
 from dask.distributed import Client, LocalCluster
 
-from cifarnb import experiment, runs
+from cifarnb import experiment, provenance, runs
 from cifarnb.config import Config
 from cifarnb.data import normalize
 from cifarnb.metrics import predict
@@ -95,7 +95,7 @@ def test_a_run_records_where_it_came_from(tiny_dataset, tmp_path):
 
 def test_provenance_is_taken_when_training_starts(tiny_dataset, tmp_path, monkeypatch):
     commits = iter(["a" * 40, "b" * 40])
-    monkeypatch.setattr(runs, "git_state", lambda: (next(commits), False))
+    monkeypatch.setattr(provenance, "git_state", lambda: (next(commits), False))
     made = experiment.run(CONFIG, tiny_dataset, tmp_path).provenance
     assert made["git_commit"] == "a" * 40
     assert made["started"] <= made["finished"]

@@ -111,9 +111,9 @@ def test_a_damaged_run_is_set_aside_and_trained_again(made, tiny_dataset, tmp_pa
 
 @pytest.mark.parametrize("fault", [errno.EACCES, errno.EIO, errno.EMFILE])
 def test_a_run_that_cannot_be_read_now_keeps_its_name_and_is_not_trained_again(
-    made, tiny_dataset, tmp_path, monkeypatch, fault
+    made, tiny_dataset, tmp_path, monkeypatch, fault, copy_records
 ):
-    runs.copy_records(made, tmp_path)
+    copy_records(made, tmp_path)
     own = Path.read_text
 
     def read_text(path, *given, **options):
@@ -129,9 +129,9 @@ def test_a_run_that_cannot_be_read_now_keeps_its_name_and_is_not_trained_again(
     assert experiment.run(CONFIG, tiny_dataset, tmp_path).losses.tolist() == made.losses.tolist()
 
 
-def test_a_run_of_another_version_keeps_its_name_and_is_not_trained_again(made, tiny_dataset, tmp_path):
+def test_a_run_of_another_version_keeps_its_name_and_is_not_trained_again(made, tiny_dataset, tmp_path, copy_records):
     """Its config has a field of which this one knows nothing, at its default: so it has the same name."""
-    runs.copy_records(made, tmp_path)
+    copy_records(made, tmp_path)
     file = tmp_path / made.name / "config.json"
     file.write_text(file.read_text().replace("{", '{"depth": 1,', 1))
     with pytest.raises(RunError, match=r"config\.json: cannot be read \(depth: unknown"):
@@ -163,9 +163,9 @@ def test_a_checkpoint_of_another_layout_is_set_aside_and_leaves_no_trace(
     assert "checkpoint.pt.damaged-1: a damaged checkpoint (it has another layout); training begins anew" in line
 
 
-def test_a_record_without_weights_is_shown_and_not_trained_again(made, tiny_dataset, tmp_path, capsys):
+def test_a_record_without_weights_is_shown_and_not_trained_again(made, tiny_dataset, tmp_path, capsys, copy_records):
     """Such records are all that a report has of most of its runs."""
-    runs.copy_records(made, tmp_path)
+    copy_records(made, tmp_path)
     found = experiment.run(CONFIG, tiny_dataset, tmp_path)
     assert found.losses.tolist() == made.losses.tolist()
     assert [path.name for path in tmp_path.iterdir()] == [made.name]
@@ -206,14 +206,14 @@ def test_a_checkpoint_that_cannot_be_read_now_is_kept(tiny_dataset, tmp_path, mo
     assert checkpoint.read_bytes() == before
 
 
-def test_weights_that_cannot_be_loaded_are_named(made, tmp_path):
-    runs.copy_records(made, tmp_path)
+def test_weights_that_cannot_be_loaded_are_named(made, tmp_path, copy_records):
+    copy_records(made, tmp_path)
     with pytest.raises(RunError, match=r"weights\.safetensors: cannot be loaded"):
         runs.load(tmp_path / made.name).weights()
 
 
-def test_a_report_has_the_weights_of_its_headline_runs(made, tmp_path):
-    runs.copy_records(made, tmp_path / "runs")
+def test_a_report_has_the_weights_of_its_headline_runs(made, tmp_path, copy_records):
+    copy_records(made, tmp_path / "runs")
     placed = tmp_path / "weights" / "simple_cnn.safetensors"
     placed.parent.mkdir()
     safetensors.torch.save_file(made.weights(), placed, metadata={"run": made.name})
@@ -355,6 +355,7 @@ def test_a_parameters_file_with_any_character_changed_is_refused_or_meant(tmp_pa
 @example(b"data: 2001-99-99")
 @example(b"[" * 3000)
 @example(b"data: &a [*a]")
+@example(b"~")
 def test_any_bytes_in_place_of_a_parameters_file_are_refused_or_meant(tmp_path, content):
     changed = tmp_path / "01_simple_cnn.yaml"
     changed.write_bytes(content)

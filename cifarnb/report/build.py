@@ -15,6 +15,7 @@ from cifarnb import data, experiment
 from cifarnb.config import ConfigError
 from cifarnb.data import DataError, Dataset
 from cifarnb.models import LABELS
+from cifarnb.provenance import describe_origin, now
 from cifarnb.report import execution, front, placing, sections
 from cifarnb.report.claims import described_networks
 from cifarnb.report.display import weights_file
@@ -22,7 +23,7 @@ from cifarnb.report.page import Section, render
 from cifarnb.report.pdf import PrintError, print_page
 from cifarnb.report.plan import announcement, plan
 from cifarnb.report.summary import summarize
-from cifarnb.runs import Run, RunError, atomic_write, describe_origin, locked, now, project_root
+from cifarnb.runs import Run, RunError, atomic_write, locked, project_root
 
 HALF_ABOVE = 1_500_000  # parameters: larger networks' weights are kept in float16
 WEIGHTS_HELP = """\

@@ -280,10 +280,11 @@ def read_parameters(file: Path, allowed: Mapping[str, Parameter]) -> dict[str, A
         raise ConfigError(f"{file}: cannot be read ({error})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two for a date or a nesting too deep
         raise ConfigError(f"{file}: is not YAML ({' '.join(str(error).split())})") from None
-    given = {} if given is None else given
+    if tree is None:  # nothing but comments
+        return {}
     if not isinstance(given, dict):
         raise ConfigError(f"{file}: expected are lines of the form 'name: value'")
-    keys = [str(key.value) for key, _ in tree.value] if tree else []
+    keys = [str(key.value) for key, _ in tree.value]
     if twice := [key for key in keys if keys.count(key) > 1]:  # which PyYAML does not mind
         raise ConfigError(f"{file}: {twice[0]}: stands there twice")
     try:

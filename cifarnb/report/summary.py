@@ -17,7 +17,7 @@ from cifarnb.report.changes import Found
 from cifarnb.report.changes import beats_guessing as beats_guessing  # notebooks take it from here
 from cifarnb.report.claims import OWN_CLAIMS, REPORTED, judge
 from cifarnb.report.significance import mean_and_interval, paired_difference
-from cifarnb.report.tables import medians_over_steps, swings_over_steps
+from cifarnb.report.walks import medians_over_steps, swings_over_steps
 from cifarnb.runs import NotRunError, Run, group, learn_together
 
 WINDOW = 50  # steps, over which the loss fluctuates

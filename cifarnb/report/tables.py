@@ -13,6 +13,7 @@ from cifarnb.config import Config
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.report.claims import ELSEWHERE, NOT_COMPARABLE, PUBLISHED, REPORTED
 from cifarnb.report.significance import accuracy, counted, mean_and_interval, points, spread
+from cifarnb.report.walks import MEASURES, medians_over_steps
 from cifarnb.runs import Run, learn_together
 
 NOT_RUN = "not run"
@@ -25,11 +26,6 @@ SCHEDULES = {
     "linear": "down",
 }
 _CLAIMS = {False: ("claims", "the write-up"), True: ("own_claims", "claim")}  # whose: key in a summary, heading
-MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # of a probe, a value a step
-    "range of the loss": lambda probes: probes["loss_max"] - probes["loss_min"],
-    "change of the gradient": lambda probes: probes["change_max"],
-    "β": lambda probes: probes["beta"],
-}
 
 
 def layers(model: str, width: float = 1.0) -> pd.DataFrame:
@@ -346,42 +342,6 @@ def learning(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
 def _over_compared(runs: Sequence[Run], since: Mapping[int, int | None], measure: str) -> str:
     medians = medians_over_steps(runs, since, measure)
     return over_seeds(medians, spread_of) if medians else NOT_COMPARABLE
-
-
-def medians_over_steps(runs: Sequence[Run], since: Mapping[int, int | None], measure: str) -> list[float]:
-    """The median of a measure for each run, over the steps from that on which ``since`` has for its seed.
-
-    ``since`` is that of ``cifarnb.runs.learn_together``; runs with a seed for which it has None are left out.
-    """
-    return _of_each(median_over_steps, runs, since, measure)
-
-
-def swings_over_steps(runs: Sequence[Run], since: Mapping[int, int | None], measure: str) -> list[float]:
-    """The same for how far the measure goes up and down: its 90th percentile over those steps, divided by the 10th."""
-
-    def swing(run: Run, measure: str, first: int) -> float:
-        values = _finite_over_steps(run, measure, first)
-        return float(values.quantile(0.9) / values.quantile(0.1))
-
-    return _of_each(swing, runs, since, measure)
-
-
-def _of_each(
-    statistic: Callable[[Run, str, int], float], runs: Sequence[Run], since: Mapping[int, int | None], measure: str
-) -> list[float]:
-    compared = [(run, since[run.config.seed]) for run in runs]
-    return [statistic(run, measure, first) for run, first in compared if first is not None]
-
-
-def median_over_steps(run: Run, measure: str, since: int = 0) -> float:
-    """The median of a measure (a key of MEASURES) over the steps from ``since`` on at which it is finite; or NaN."""
-    return float(_finite_over_steps(run, measure, since).median())
-
-
-def _finite_over_steps(run: Run, measure: str, since: int) -> pd.Series:
-    assert run.probes is not None
-    values = MEASURES[measure](run.probes[run.probes["step"] >= since])
-    return values[np.isfinite(values)]
 
 
 def over_seeds(values: Sequence[float], describe: Callable[[Sequence[float]], str]) -> str:

@@ -351,13 +351,13 @@ def test_runs_that_are_there_are_found_and_none_is_trained(make_run, tiny_datase
     assert not any(same for of in tried.values() for same in of.values())
 
 
-def test_reports_are_compared_in_these_trainings_and_bring_no_weights(described, make_run, tmp_path):
+def test_reports_are_compared_in_these_trainings_and_bring_no_weights(described, make_run, tmp_path, copy_records):
     found = described({"tanh": [0.6]}, base=[0.5])
     named = [name for e in found["entries"] for name in e["runs"]]
     for side in ("a", "b"):
         (tmp_path / side).mkdir()
         for name in named:
-            runs.copy_records(runs.load(tmp_path / "made-up runs" / name), tmp_path / side / "runs")
+            copy_records(runs.load(tmp_path / "made-up runs" / name), tmp_path / side / "runs")
         (tmp_path / side / "summary.json").write_text(json.dumps({"networks": [], "changes": found}))
     pairs = compare.compare(tmp_path / "a", tmp_path / "b").pairs
     assert [pair.network for pair in pairs] == ["Simple CNN: base", "Simple CNN: tanh"]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from cifarnb import runs
 from cifarnb.config import ConfigError
 from cifarnb.report.compare import compare, differences, table, write_page
 from cifarnb.report.significance import mcnemar, sampling_difference, seed_difference
@@ -31,13 +30,13 @@ def a_run(make_run):
 
 
 @pytest.fixture
-def a_report(tmp_path):
+def a_report(tmp_path, copy_records):
     """A report of some networks: name → its runs; returns its folder."""
 
     def make(name, **networks):
         folder = tmp_path / name
         for run in (run for same in networks.values() for run in same):
-            runs.copy_records(run, folder / "runs")
+            copy_records(run, folder / "runs")
         listed = [
             {"name": model, "label": model, "runs": [run.name for run in same] or None}
             for model, same in networks.items()

@@ -2,9 +2,9 @@ import re
 
 import pytest
 
+from cifarnb.provenance import describe_origin
 from cifarnb.report import front
 from cifarnb.report.claims import NOT_COMPARABLE
-from cifarnb.runs import describe_origin
 
 
 def test_nothing_to_warn_of(make_run, make_summary):

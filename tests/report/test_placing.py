@@ -252,10 +252,10 @@ def test_a_run_trained_anew_within_the_report_has_not_the_earlier_ones_weights(t
     assert placing.has_weights(run, weights, out)
 
 
-def test_records_that_are_there_are_added_to(two_of_a_name, tmp_path):
+def test_records_that_are_there_are_added_to(two_of_a_name, tmp_path, copy_records):
     first, _ = two_of_a_name
     out, own = tmp_path / "out", tmp_path / "same" / first.name
-    runs.copy_records(first, own.parent)
+    copy_records(first, own.parent)
     (own / "landscape-0123.json").write_text("{}")
     with placing.beside(out) as stage:
         assert placing.add_records(runs.load(own), out, stage) == {}

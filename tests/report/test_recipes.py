@@ -250,11 +250,11 @@ def test_claims_are_decided_by_their_intervals(well):
     assert verdicts(well)["The network made for speed reaches 94 % with test-time augmentation."] == NOT_CONFIRMED
 
 
-def test_reports_are_compared_in_these_networks_too(well, found, make_run, tmp_path):
+def test_reports_are_compared_in_these_networks_too(well, found, make_run, tmp_path, copy_records):
     for side in ("a", "b"):
         (tmp_path / side).mkdir()
         for run in found["networks"]["resnet6"]:
-            runs.copy_records(run, tmp_path / side / "runs")
+            copy_records(run, tmp_path / side / "runs")
         (tmp_path / side / "summary.json").write_text(json.dumps({"networks": [], "well": [well[1]]}))
     (pair,) = compare.compare(tmp_path / "a", tmp_path / "b").pairs
     assert pair.network == "ResNet, 6 blocks, trained well"

@@ -7,7 +7,7 @@ import pytest
 
 from cifarnb import experiment, insight
 from cifarnb.models import LABELS, MODELS
-from cifarnb.report import tables
+from cifarnb.report import tables, walks
 from cifarnb.report.claims import NOT_COMPARABLE
 
 
@@ -222,9 +222,9 @@ def probed(loss_min, loss_max, change_max, beta, learns_from=0, seed=0):
 
 def test_medians_over_the_steps_that_are_finite():
     run = probed([1.0, 1, 1, INF], [2.0, 4, INF, INF], [NAN, 3.0, 7, 8], [NAN, INF, NAN, INF])
-    assert tables.median_over_steps(run, "range of the loss") == 2  # of 1 and 3
-    assert tables.median_over_steps(run, "change of the gradient") == 7
-    assert math.isnan(tables.median_over_steps(run, "β"))
+    assert walks.median_over_steps(run, "range of the loss") == 2  # of 1 and 3
+    assert walks.median_over_steps(run, "change of the gradient") == 7
+    assert math.isnan(walks.median_over_steps(run, "β"))
 
 
 def test_walks_by_kind_measure_and_network():
@@ -284,7 +284,7 @@ def test_values_of_several_seeds_have_their_interval():
 def test_walks_count_from_the_step_on_at_which_both_networks_learn():
     values = [[0.0] * 3, [1.0, 5, 7], [1.0] * 3, [9.0, 2, 4]]
     early, late, never = (probed(*values, learns_from=step) for step in (0, 5, None))
-    assert tables.median_over_steps(late, "β", since=5) == 3  # of 2 and 4, at the steps 10 and 20
+    assert walks.median_over_steps(late, "β", since=5) == 3  # of 2 and 4, at the steps 10 and 20
 
     def cells(plain, normed):
         table = tables.probes({"steps": {"vgg_a": plain, "vgg_a_bn": normed}})
