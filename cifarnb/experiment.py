@@ -12,7 +12,6 @@ import joblib
 import numpy as np
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -62,7 +61,7 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 trained.path,
                 trained.tta_logits,
             )
-        except (OSError, SafetensorError) as error:  # the latter tells of a full disk, too
+        except OSError as error:
             reason = getattr(error, "strerror", None) or error
             raise RunError(
                 f"{path}: cannot be saved ({reason}); its last checkpoint is kept, so make room and start again"

@@ -302,14 +302,14 @@ def save(
     np.save(part / "logits.npy", logits.half().numpy())
     if tta_logits is not None:
         np.save(part / "tta_predictions.npy", tta_logits.argmax(1).to(torch.uint8).numpy())
-    safetensors.torch.save_file({k: v.contiguous().cpu() for k, v in weights.items()}, part / "weights.safetensors")
+    write_tensors(part / "weights.safetensors", {k: v.contiguous().cpu() for k, v in weights.items()})
     if probes is not None:
         (part / "probes.json").write_text(json.dumps(probes.to_dict(orient="list"), indent=1) + "\n", encoding="utf-8")
     if weights_path is not None:
         shown = {"coordinates": weights_path.coordinates.tolist(), "explained": weights_path.explained}
         (part / "path.json").write_text(json.dumps(shown, indent=1) + "\n", encoding="utf-8")
         named = {f"{axis}.{i}": p for axis, parts in enumerate(weights_path.directions) for i, p in enumerate(parts)}
-        safetensors.torch.save_file({k: v.contiguous() for k, v in named.items()}, part / "path.safetensors")
+        write_tensors(part / "path.safetensors", {k: v.contiguous() for k, v in named.items()})
     (part / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
     _appear(path)
     return load(path)
@@ -427,6 +427,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file; its own ``save_file`` makes one that nobody but the user may read."""
+    file.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
 def copy_file(source: Path, target: Path) -> None:

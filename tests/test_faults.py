@@ -37,9 +37,12 @@ def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_while_a_run_is_saved_keeps_the_last_checkpoint(tiny_dataset, tmp_path, monkeypatch, every_epoch):
+@pytest.mark.parametrize(("module", "writes"), [(runs.np, "save"), (runs, "write_tensors")])
+def test_a_full_disk_while_a_run_is_saved_keeps_the_last_checkpoint(
+    tiny_dataset, tmp_path, monkeypatch, every_epoch, module, writes
+):
     with monkeypatch.context() as full:
-        full.setattr(runs.np, "save", full_disk)
+        full.setattr(module, writes, full_disk)
         with pytest.raises(RunError, match=r"simple_cnn-.*: cannot be saved \(No space left on device\)") as told:
             experiment.run(CONFIG, tiny_dataset, tmp_path)
     assert "\n" not in str(told.value)
@@ -50,15 +53,6 @@ def test_a_full_disk_while_a_run_is_saved_keeps_the_last_checkpoint(tiny_dataset
     whole = experiment.run(CONFIG, tiny_dataset, tmp_path / "other")
     assert resumed.losses.tolist() == whole.losses.tolist()
     assert not list(resumed.path.glob("checkpoint*"))
-
-
-def test_weights_that_find_no_room_are_told_in_one_line(tiny_dataset, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(runs.safetensors.torch, "save_file", full)
-    with pytest.raises(RunError, match=r"simple_cnn-.*: cannot be saved \(.*No space left on device.*\)"):
-        experiment.run(CONFIG, tiny_dataset, tmp_path)
 
 
 def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(

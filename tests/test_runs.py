@@ -80,6 +80,16 @@ def test_the_path_of_the_weights_is_kept(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_whoever_may_read_what_the_user_writes_may_read_all_files_of_a_run(tmp_path):
+    """Also the weights: safetensors' own save_file gives them the mode 600."""
+    kept = runs.WeightsPath(np.zeros((2, 2)), (0.5, 0.5), [[torch.ones(2)], [torch.ones(2)]])
+    run = save(tmp_path / "r", weights_path=kept, probes=pd.DataFrame({"step": [0]}))
+    (tmp_path / "plain").touch()
+    modes = {file.name: file.stat().st_mode for file in run.path.iterdir()}
+    assert {"weights.safetensors", "path.safetensors"} < {*modes}
+    assert {*modes.values()} == {(tmp_path / "plain").stat().st_mode}
+
+
 @pytest.mark.parametrize("stored", [("gradient",), "step"])
 def test_walks_of_a_time_when_a_run_had_one_direction(tmp_path, stored):
     """Their table does not name it, and their config holds it as plain text."""

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-
 from cifarnb import data, experiment
 from cifarnb.config import ConfigError
 from cifarnb.data import DataError, Dataset
@@ -23,7 +21,7 @@ from cifarnb.report.page import Section, render
 from cifarnb.report.pdf import PrintError, print_page
 from cifarnb.report.plan import announcement, plan
 from cifarnb.report.summary import summarize
-from cifarnb.runs import Run, RunError, atomic_write, locked, project_root
+from cifarnb.runs import Run, RunError, atomic_write, locked, project_root, write_tensors
 
 HALF_ABOVE = 1_500_000  # parameters: larger networks' weights are kept in float16
 WEIGHTS_HELP = """\
@@ -273,7 +271,7 @@ def _gather_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path, sta
             if half:
                 weights = {part: w.half() if w.is_floating_point() else w for part, w in weights.items()}
             (stage / name).parent.mkdir(exist_ok=True)
-            safetensors.torch.save_file(weights, stage / name, metadata={"run": run.name})
+            write_tensors(stage / name, weights, {"run": run.name})
             renamed |= placing.keep_weights(name, out)
         rows.append(
             f"- `{Path(name).name}`: {LABELS[run.config.model]}, {count:,} parameters in "

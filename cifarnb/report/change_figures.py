@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from cifarnb.report.changes import side
 from cifarnb.report.figures import PALETTE
+from cifarnb.report.significance import signed
 from cifarnb.report.style import styled_figure
 
 NARROW = 6.2  # inches, less than the others: it is high anyway, and so its words stay larger on a phone
@@ -62,7 +63,7 @@ def differences(entries: Sequence[Mapping[str, Any]]) -> Figure:
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("difference in test accuracy from the base, points")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+g}" if share else "0"))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: signed(100 * share, "g") if share else "0"))
     seen = [name for name in _STYLES if name in {side(entry) for entry in changes if entry["difference"] is not None}]
     figure.legend(
         handles=[Line2D([], [], label=_LABELS.get(name, name), lw=2, **_STYLES[name]) for name in seen],
@@ -107,6 +108,6 @@ def _draw(ax: Axes, row: int, entry: Mapping[str, Any]) -> None:
     edge = left + inwards if below else right - inwards
     ax.plot(edge, row, "<" if below else ">", color=style["color"], ms=8)
     ax.annotate(
-        f"{100 * difference:+.1f}", (edge, row), xytext=(10 if below else -10, 0), textcoords="offset points",
+        signed(100 * difference, ".1f"), (edge, row), xytext=(10 if below else -10, 0), textcoords="offset points",
         ha="left" if below else "right", va="center", fontsize="small", path_effects=[_HALO],
     )  # fmt: skip

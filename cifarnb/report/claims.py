@@ -13,6 +13,7 @@ from cifarnb.report.significance import (
     sampling_difference,
     sampling_interval,
     seed_difference,
+    signed,
     spread,
 )
 from cifarnb.runs import AT_START
@@ -131,7 +132,7 @@ def _is_above(name: str, better: str, worse: str) -> Callable[[Networks], Findin
         here = f"{accuracy(first['final_accuracy'])} against {accuracy(second['final_accuracy'])}, "
         kind = "t over the differences by seed" if len(first["seeds"]) > 1 else "Newcombe's for single runs"
         steps = min(first["steps"], second["steps"])
-        return Finding(f"{here}{100 * points:+.1f} points", interval, f"95 % interval ({kind})", steps)
+        return Finding(f"{here}{signed(100 * points, '.1f')} points", interval, f"95 % interval ({kind})", steps)
 
     return measure
 
@@ -149,7 +150,7 @@ def _differs_from_base(change: str, *, worse: bool = False) -> Callable[[Network
         low, high = entry["ci95"]
         kind = "t, paired by seed, with a pooled spread" if len(base["seeds"]) > 1 else "Newcombe's for single runs"
         return Finding(
-            f"{here}, {100 * entry['difference']:+.1f} points",
+            f"{here}, {signed(100 * entry['difference'], '.1f')} points",
             (-high, -low) if worse else (low, high),
             f"95 % interval ({kind}), corrected for all comparisons of section 1.5 by Holm",
             steps,
@@ -164,7 +165,7 @@ def _is_better(better: str, worse: str) -> Callable[[Networks], Finding]:
         first, second = (network["final_accuracy"] for network in networks)
         steps = min(network.get("steps", math.inf) for network in networks)
         points = 100 * (first["mean"] - second["mean"])
-        here = f"{accuracy(first)} against {accuracy(second)}, {points:+.1f} points{_note(networks[0])}"
+        here = f"{accuracy(first)} against {accuracy(second)}, {signed(points, '.1f')} points{_note(networks[0])}"
         if stuck := [network["label"] for network in networks if _is_stuck(network)]:
             return Finding(f"{here}; {_STUCK.format(' and '.join(stuck))}", None, _STUCK_RULE, steps)
         if min(len(first["values"]), len(second["values"])) > 1:

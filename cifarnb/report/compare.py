@@ -28,6 +28,7 @@ from cifarnb.report.significance import (
     mean_and_interval,
     sampling_difference,
     seed_difference,
+    signed,
 )
 from cifarnb.runs import Run, RunError
 
@@ -357,8 +358,8 @@ def _signed(metric: str, value: float) -> str:
     if metric == PREDICTIONS:
         return f"{value:,}"
     if metric in (FINAL, BEST):
-        return f"{100 * value:+.2f} points"
-    return f"{value:+,.10g}" if metric in (EPOCHS, PARAMETERS) else f"{value:+.3g}"
+        return f"{signed(100 * value)} points"
+    return signed(value, ",.10g" if metric in (EPOCHS, PARAMETERS) else ".3g")
 
 
 def _interval(metric: str, interval: Interval) -> str:

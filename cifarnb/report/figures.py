@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from torch import Tensor
 
 from cifarnb.models import LABELS
-from cifarnb.report.significance import sampling_interval
+from cifarnb.report.significance import sampling_interval, signed
 from cifarnb.report.style import styled_figure as _styled
 from cifarnb.runs import Run
 
@@ -156,7 +156,7 @@ def gap(rungs: Sequence[Mapping[str, Any]], reported: float) -> Figure:
         ax.plot(final["mean"], row, "o", color=PALETTE[0], mec="white", ms=8)
         if rung["gain"] is not None:
             ax.annotate(
-                f"{100 * rung['gain']:+.1f}", (high, row), xytext=(6, 0), textcoords="offset points", va="center",
+                signed(100 * rung["gain"], ".1f"), (high, row), xytext=(6, 0), textcoords="offset points", va="center",
                 fontsize="small",
             )  # fmt: skip
     ax.axvline(reported, color="0.4", ls=(0, (4, 2)), lw=1.2)

@@ -154,6 +154,11 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def points(difference: float, interval: Sequence[float]) -> str:
-    """A difference of accuracies (0 to 1) and its 95 % interval, in points: ``+1.20 (+0.80 to +1.60)``."""
+    """A difference of accuracies (0 to 1) and its 95 % interval, in points: ``+1.20 (−0.80 to +3.20)``."""
     low, high = interval
-    return f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+    return f"{signed(100 * difference)} ({signed(100 * low)} to {signed(100 * high)})"
+
+
+def signed(value: float, form: str = ".2f") -> str:
+    """A number in that form with its sign, ``+1.20`` or ``−1.20``: a minus, not a hyphen."""
+    return f"{value:+{form}}".replace("-", "−")

@@ -12,7 +12,7 @@ from cifarnb import insight
 from cifarnb.config import Config
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.report.claims import ELSEWHERE, NOT_COMPARABLE, PUBLISHED, REPORTED
-from cifarnb.report.significance import accuracy, counted, mean_and_interval, points, spread
+from cifarnb.report.significance import accuracy, counted, mean_and_interval, points, signed, spread
 from cifarnb.report.walks import MEASURES, medians_over_steps
 from cifarnb.runs import Run, learn_together
 
@@ -234,7 +234,7 @@ def changes(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     rows = []
     for entry in entries:
         ran, difference, interval = bool(entry["runs"]), entry["difference"], entry["ci95"]
-        apart = "–" if difference is None else points(difference, interval) if interval else f"{100 * difference:+.2f}"
+        apart = "–" if difference is None else points(difference, interval) if interval else signed(100 * difference)
         rows.append(
             {
                 "change": entry["name"],

@@ -96,6 +96,12 @@ def test_the_weights_beside_the_report_are_those_of_the_runs(smoke, summary):
         assert f"test accuracy {network['final_accuracy']['mean']:.2%}" in line
 
 
+def test_whoever_may_read_what_the_user_writes_may_read_all_of_a_report(smoke, tmp_path):
+    (tmp_path / "plain").touch()
+    files = [file for file in smoke.rglob("*") if file.is_file() and ".locks" not in file.parts]
+    assert {file.stat().st_mode for file in files} == {(tmp_path / "plain").stat().st_mode}
+
+
 def test_large_networks_weights_are_kept_in_half_the_precision(remake, smoke, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "HALF_ABOVE", 100_000)
     ok, _ = remake(tmp_path / "out", smoke.parent / "runs")
@@ -138,6 +144,12 @@ def test_a_report_is_made_of_the_runs_that_are_there(smoke, tmp_path):
     assert "1.3 A deeper network has 0 of 1" in page
     assert "The rest of this section did not run" in page
     assert not list((tmp_path / "runs").glob("resnet9-*"))
+
+
+def test_negative_numbers_have_a_minus_sign(smoke):
+    prose = re.sub(r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$", "", (smoke / "report" / "report.md").read_text(), flags=re.S)
+    assert re.findall(r".*[\s(|*]−\d.*", prose)
+    assert re.findall(r".*[\s(|*]-\d.*", prose) == []
 
 
 def test_markdown_has_its_figures_beside_it(smoke):

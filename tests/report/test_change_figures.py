@@ -81,7 +81,7 @@ def test_what_is_far_off_squeezes_nothing_and_stands_at_the_edge_with_its_number
     (mark,) = [line for line in lines if line.get_marker() == "<"]
     assert low < mark.get_xdata()[0] < low + 0.01
     assert labels[round(mark.get_ydata()[0])] == "far"
-    assert [text.get_text() for text in ax.texts] == ["-50.0"]
+    assert [text.get_text() for text in ax.texts] == ["−50.0"]
 
 
 def test_parameters_and_time_stand_beside_each_in_columns():

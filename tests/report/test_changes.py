@@ -185,7 +185,7 @@ def test_what_does_not_learn_is_compared_and_spoils_no_spread(described):
     assert (found["error"], found["freedom"]) == (without["error"], without["freedom"])
     assert entry(found, "sigmoid")["ci95"][1] < -0.4
     assert (found["compared"], without["compared"]) == (3, 2)
-    assert "sigmoid (does not learn) -51.00" in changes.group_words(found, "activation")
+    assert "sigmoid (does not learn) −51.00" in changes.group_words(found, "activation")
 
 
 @pytest.mark.parametrize(("accuracy", "loss", "learns"), [(0.5, 1.0, True), (0.1, 1.0, False), (0.5, math.nan, False)])
@@ -233,8 +233,8 @@ def test_a_group_is_told_in_one_sentence_from_the_best_to_the_worst(described):
     words = changes.group_words(found, "activation")
     better, worse, chance, missing = words.removesuffix(".").split("; ")
     assert better.startswith("In points from the base, better: SiLU +6.00 (+5.")
-    assert worse.startswith("worse: tanh -10.00 (-10.")
-    assert chance.startswith("no more than chance: GELU +0.20 (-")
+    assert worse.startswith("worse: tanh −10.00 (−10.")
+    assert chance.startswith("no more than chance: GELU +0.20 (−")
     assert chance.index("GELU") < chance.index("LeakyReLU +0.00 (")
     assert missing == "not run: sigmoid"
     assert changes.group_words(found, "neurons") == "Not run: ½ × neurons, 2 × neurons, 4 × neurons."

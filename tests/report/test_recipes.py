@@ -185,7 +185,7 @@ def test_the_tables_show_both_accuracies_and_what_was_tried(well):
     )
     rungs = well[1]["ladder"]["rungs"]
     assert tables.ladder(rungs)["gain, points"].tolist()[::2] == ["–", "–"]
-    assert tables.ladder(rungs)["gain, points"][1].startswith("+11.00 (-1.71 to +23.71)")
+    assert tables.ladder(rungs)["gain, points"][1].startswith("+11.00 (−1.71 to +23.71)")
     tried = tables.tried(rungs, well[1]["variants"]["rungs"])
     assert tried["on images held out"].tolist() == ["50.00 ± 0.00%", "40.00 ± 0.00%", "70.00 ± 0.00%", "80.00%"]
     assert tried["difference, points"][3].startswith("+10.00 (")
