@@ -398,6 +398,7 @@ def _to_html(book: NotebookNode, texts: Mapping[str, Any], pictures: Mapping[str
         **texts,
         "title": html.escape(texts["title"]),
         "script": script,
+        "han": base64.b64encode((TEMPLATES / "report" / "han.woff").read_bytes()).decode(),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     page_html, _ = exporter.from_notebook_node(book, resources={"report": report})

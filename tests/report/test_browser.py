@@ -48,6 +48,12 @@ def test_no_request_leaves_the_page_and_the_console_is_silent(page):
     assert page.messages == []
 
 
+def test_the_chinese_characters_that_the_page_brings_can_be_used(page):
+    loaded = "async () => (await document.fonts.load('16px \"Headings SC\"', '训练')).map(font => font.status)"
+    assert page.evaluate(loaded) == ["loaded"]
+    assert page.messages == []
+
+
 def test_no_table_is_wider_than_paper(browser, smoke):
     """All pages would be printed smaller, so that it fits."""
     page = browser.new_page(viewport={"width": 670, "height": 900})  # pixels between the margins of A4
