@@ -308,7 +308,3 @@ def data(
         f"mean         {', '.join(f'{value:.5f}' for value in mean)} (red, green, blue; training images, 0 to 1)"
     )
     typer.echo(f"std          {', '.join(f'{value:.5f}' for value in std)}")
-
-
-if __name__ == "__main__":
-    main()

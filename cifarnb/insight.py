@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
@@ -261,6 +262,14 @@ def colour_share(filters: np.ndarray) -> np.ndarray:
     grey = 3 * (filters.mean(axis=1) ** 2).sum(axis=(1, 2))
     energy = (filters**2).sum(axis=(1, 2, 3))
     return 1 - grey / np.where(energy > 0, energy, 1)
+
+
+def colour_by_chance(size: int) -> float:
+    """The share of random filters (3, size, size) of which more than half is colour, by ``colour_share``.
+
+    Of independent normal weights two thirds are colour: the share follows Beta(size², size²/2).
+    """
+    return float(stats.beta(size**2, size**2 / 2).sf(0.5))
 
 
 def agreement(maps: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -204,11 +204,19 @@ def plane_around(path: np.ndarray, points: int, margin: float = 0.25) -> list[np
 
 
 def principal_path(snapshots: Sequence[Direction]) -> WeightsPath:
-    """Principal directions of weights at T ≥ 3 times, by singular values of their differences from the last ones."""
+    """Principal directions of weights at T ≥ 3 times, by singular values of their differences from the last ones.
+
+    All of it is NaN where a weight is not finite, as of a network that diverged.
+    """
     flat = torch.stack([torch.cat([p.detach().flatten().float().cpu() for p in snapshot]) for snapshot in snapshots])
     differences = flat - flat[-1]
     # The small (T, T) matrix of scalar products has the same singular values and costs less than the large one's.
-    squares, vectors = torch.linalg.eigh((differences @ differences.T).double())
+    products = (differences @ differences.T).double()
+    if not products.isfinite().all():  # which eigh does not take
+        products = torch.full_like(products, torch.nan)
+        squares, vectors = products[0], products
+    else:
+        squares, vectors = torch.linalg.eigh(products)
     squares, vectors = squares.clamp(min=0).flip(0), vectors.flip(1)
     coordinates = vectors[:, :2] * squares[:2].sqrt()
     lengths = squares[:2, None].sqrt().clamp(min=1e-30)

@@ -17,6 +17,17 @@ from cifarnb.hardware import device_name, synchronize
 SETTLED = 5  # steps after which the time of a step is typical
 WINDOW = 30.0  # seconds of steps, whose median is compared with the time that was announced
 SLOWER = 3  # times as long: then other work shares the machine
+VIEWS = 6  # of an image, with test-time augmentation
+TEST = 1 / 3  # of the cost of training on an image: forward alone
+
+
+def passes(config: Config, images: Mapping[str, int], epochs: int) -> float:
+    """Of images through forward and backward, in so many epochs of a run and its tests, these as what they cost.
+
+    ``images`` are those to ``train``, to ``test`` and for ``validation``.
+    """
+    made = epochs * (images["train"] + TEST * (images["test"] + images["validation"]))
+    return made + (TEST * VIEWS * images["test"] if config.tta else 0)
 
 
 class Progress:
@@ -28,7 +39,7 @@ class Progress:
     def __init__(
         self, config: Config, device: torch.device, precision: str, images: Mapping[str, int], *, done: int, shown: bool
     ) -> None:
-        """For a run on so many images to ``train`` and to ``test`` on, of which so many epochs are done."""
+        """For a run on so many ``images``, as ``passes`` has them, of which so many epochs are done."""
         self.config, self.device, self.precision, self.images, self.shown = config, device, precision, images, shown
         self.epochs, steps = config.epochs - done, math.ceil(images["train"] / config.batch_size)  # left, an epoch
         self.first, self.last = min(SETTLED, steps // 2), min(3 * SETTLED, steps)  # steps between which they are timed
@@ -82,14 +93,13 @@ class Progress:
     def _announce(self) -> None:
         n, batch_size = self.images["train"], self.config.batch_size
         self.usual = self.seconds / len(self.times)
-        # A test costs about a third of training on as many images.
-        epoch = self.usual * (n + self.images["test"] / 3) / batch_size
+        seconds = self.usual * passes(self.config, self.images, self.epochs) / batch_size
         if self.walks:
-            epoch += self.walked / self.walks * n / batch_size / self.config.probe_every
+            seconds += self.epochs * self.walked / self.walks * n / batch_size / self.config.probe_every
         epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
         self._say(
             f"training {epochs} of {n:,} images on {device_name(self.device)} in {self.precision}, "
-            f"about {format_seconds(epoch * self.epochs)}"
+            f"about {format_seconds(seconds)}"
         )
 
     def _compare(self) -> None:

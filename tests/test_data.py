@@ -531,6 +531,13 @@ def test_a_downloaded_archive_put_into_the_cache_needs_no_network(folder, archiv
     assert [path.name for path in cache.iterdir()] == [CIFAR10.filename]
 
 
+def test_cifar10_is_never_anything_else(monkeypatch):
+    monkeypatch.setenv("CIFARNB_DATA", "synthetic")
+    assert not load("auto").is_cifar10
+    with pytest.raises(DataError, match=r"^synthetic, which CIFARNB_DATA stands for: it is not CIFAR-10"):
+        load("cifar10")
+
+
 @pytest.mark.parametrize("name", ["auto", "cifar10"])
 def test_cifarnb_data_may_be_the_archive(name, folder, archive, monkeypatch):
     monkeypatch.setenv("CIFARNB_DATA", str(archive))

@@ -175,6 +175,13 @@ def test_the_colour_of_a_filter_is_what_its_channels_do_not_share():
     assert insight.colour_share(filters).tolist() == pytest.approx([0, 1, 2 / 3, 1])
 
 
+def test_most_random_filters_are_of_colour():
+    for size in (2, 3, 5):
+        filters = np.random.default_rng(0).normal(size=(20_000, 3, size, size))
+        found = (insight.colour_share(filters) > 0.5).mean()
+        assert insight.colour_by_chance(size) == pytest.approx(found, abs=0.01)
+
+
 def test_maps_agree_by_their_correlation():
     maps = np.random.default_rng(0).normal(size=(3, 4, 4))
     assert insight.agreement(maps, 2 * maps + 1).tolist() == pytest.approx([1, 1, 1])

@@ -263,6 +263,13 @@ def test_with_batch_statistics_batch_norm_uses_the_images(tiny_dataset):
     assert found[0] != pytest.approx(losses_around(network, images, labels, direction, axis)[0], rel=1e-3)
 
 
+def test_the_path_of_weights_that_are_not_finite_is_none():
+    path = principal_path([[torch.full((4,), value)] for value in (0.0, 1.0, float("inf"), float("nan"))])
+    assert path.coordinates.shape == (4, 2)
+    assert np.isnan(path.coordinates).all()
+    assert all(bool(part.isnan().all()) for axis in path.directions for part in axis)
+
+
 def test_the_principal_path_is_that_of_a_singular_value_decomposition():
     generator = torch.Generator().manual_seed(0)
     snapshots = [[torch.randn(3, 4, generator=generator), torch.randn(5, generator=generator)] for _ in range(6)]

@@ -50,6 +50,12 @@ def test_the_time_that_it_will_take_is_announced_once(tiny_dataset, clock, capsy
     assert line.endswith(f" in float32, about {format_seconds(80 + 4 * 64 / 3 / 5)}")
 
 
+def test_images_held_out_and_views_are_announced_too(tiny_dataset, clock, capsys):
+    """20 of 100 images are held out: 64 steps; 84 images are tested on an epoch, 6 views of 64 after the last."""
+    (line,) = lines(capsys, tiny_dataset, validation_size=20, tta=True)
+    assert line.endswith(f"about {format_seconds(64 + (4 * 84 + 6 * 64) / 3 / 5)}")
+
+
 @pytest.mark.parametrize("every", [1, 4, 16])
 def test_walks_are_announced_too(tiny_dataset, clock, capsys, every):
     (line,) = lines(capsys, tiny_dataset, probe_every=every, probe_points=2)
@@ -93,7 +99,9 @@ def test_a_bar_is_shown_where_somebody_can_be_asked(monkeypatch, allow_stdin, wa
 
 
 def test_a_batch_log_has_no_bar(tiny_dataset, capsys):
-    assert "it/s" not in "".join(lines(capsys, tiny_dataset, epochs=1))
+    log = "".join(lines(capsys, tiny_dataset, epochs=1))
+    assert "step/s" not in log
+    assert "%|" not in log
 
 
 def test_seconds_are_written_for_people():

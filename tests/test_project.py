@@ -23,12 +23,12 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Every module may import those before it (and not all of them do).
 LAYERS = [
     "models.scaling report.html_tables report.pdf",
-    "environment by_hand models.fast models.lenet models.resnet models.vgg synthetic hardware report "
+    "environment provenance by_hand models.fast models.lenet models.resnet models.vgg synthetic hardware report "
     "report.significance report.pictures",
     "models report.style report.page",
     "config data",
     "metrics runs progress optimizers",
-    "landscape insight kept against_torch report.claims report.recipes report.changes",
+    "landscape insight kept against_torch report.walks report.claims report.recipes report.changes",
     "training report.figures report.tables report.requirements",
     "experiment report.sections report.front report.display report.insight_figures report.change_figures",
     "report.summary report.execution report.placing bench",

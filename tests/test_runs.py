@@ -164,7 +164,7 @@ def test_a_run_appears_in_one_go(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(runs.safetensors.torch, "save_file", fail)
+    monkeypatch.setattr(runs, "write_tensors", fail)
     with pytest.raises(OSError, match="disk full"):
         save(tmp_path / "r")
     assert not (tmp_path / "r").exists()

@@ -286,6 +286,14 @@ def test_a_run_that_diverges_stops_and_says_so_in_its_losses(tiny_dataset):
     assert not np.isfinite(losses).all()
 
 
+def test_a_run_that_diverges_later_has_a_path_of_nothing(tiny_dataset):
+    """Of its snapshots the first are finite, the last are not."""
+    config = configure(lr=6, epochs=6, schedule="triangle", loss="mse", keep_path=True)
+    trained = fit(build_model("simple_cnn", 0), tiny_dataset, config)
+    assert 1 < len(trained.history) < 6
+    assert np.isnan(trained.path.coordinates).all()
+
+
 def test_it_learns(tiny_dataset):
     history, *_ = fit(
         build_model("simple_cnn", 0), tiny_dataset, configure(epochs=60, lr=2e-3, optimizer="adam", batch_size=32)

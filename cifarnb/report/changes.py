@@ -7,7 +7,7 @@ import numpy as np
 
 from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES
-from cifarnb.models import build_model, count_multiply_adds, count_parameters
+from cifarnb.models import build_model, count_parameters
 from cifarnb.report import significance
 from cifarnb.report.significance import (
     accuracy,
@@ -129,12 +129,11 @@ def _entry(group: str, name: str, runs: Sequence[Run]) -> dict[str, Any]:
     """The numbers of one entry; None for what was not measured if it has no run.  ``learns`` is a truth a seed."""
     entry: dict[str, Any] = {"group": group, "name": name, "difference": None, "ci95": None}
     if not runs:
-        keys = ("parameters", "multiply_adds", "final_accuracy", "seconds_per_epoch", "steps", "test_images")
+        keys = ("parameters", "final_accuracy", "seconds_per_epoch", "steps", "test_images")
         return entry | dict.fromkeys(keys) | {"seeds": [], "learns": [], "runs": []}
-    run, model = runs[0], build_model(**runs[0].config.network())
+    run = runs[0]
     return entry | {
-        "parameters": count_parameters(model),
-        "multiply_adds": count_multiply_adds(model),
+        "parameters": count_parameters(build_model(**run.config.network())),
         "final_accuracy": mean_and_interval([run.final_accuracy for run in runs]),
         "seconds_per_epoch": mean_and_interval([run.seconds_per_epoch for run in runs]),
         "steps": min(len(run.losses) for run in runs),

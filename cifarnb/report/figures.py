@@ -160,7 +160,10 @@ def gap(rungs: Sequence[Mapping[str, Any]], reported: float) -> Figure:
                 fontsize="small",
             )  # fmt: skip
     ax.axvline(reported, color="0.4", ls=(0, (4, 2)), lw=1.2)
-    ax.annotate(f"{reported:.2%}, the write-up", (reported, -0.6), fontsize="small", color="0.3", ha="right")
+    ax.annotate(
+        f"{reported:.2%}, the write-up", (reported, -0.6), xytext=(-4, 0), textcoords="offset points", fontsize="small",
+        color="0.3", ha="right",
+    )  # fmt: skip
     ax.set_yticks(
         range(len(rungs)), [rung["name"] if not row else f"+ {rung['name']}" for row, rung in enumerate(rungs)]
     )

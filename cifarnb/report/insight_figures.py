@@ -145,8 +145,9 @@ def reliability(diagrams: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray
         ax.set_title(LABELS[name], fontsize="medium")
         ax.xaxis.set_major_formatter(_PERCENT)
         ax.yaxis.set_major_formatter(_PERCENT)
-        ax.legend(fontsize="x-small", loc="upper left", handlelength=3.5)
+        ax.tick_params(axis="x", labelsize="x-small")
     panels[0].set_ylabel("accuracy")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, handlelength=3.5)
     return figure
 
 

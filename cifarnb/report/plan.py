@@ -14,14 +14,12 @@ from cifarnb.config import Config
 from cifarnb.data import Dataset
 from cifarnb.hardware import resolve_device
 from cifarnb.models import build_model, count_operations, label
-from cifarnb.progress import format_seconds
+from cifarnb.progress import format_seconds, passes
 from cifarnb.report import sections
 from cifarnb.training import split
 
 STEPS = 3  # that are timed of a network, after as many that are not
 SOON = 3e12  # operations that the slowest machines in use do in about a minute
-VIEWS = 6  # of an image, with test-time augmentation
-TEST = 1 / 3  # of the cost of training on an image: forward alone
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,7 @@ def _task(section: str, config: Config, dataset: Dataset, finished: int) -> Task
     steps = -(-images // config.batch_size) * epochs
     walks = -(-steps // config.probe_every) if config.probe_every else 0
     gradients = 1 + config.probe_points * len(config.probe_along)
-    passes = epochs * (images + TEST * (parts["test"] + parts["validation"]))
-    passes += TEST * VIEWS * parts["test"] if config.tta else 0
-    return Task(section, config, passes, walks * gradients * config.batch_size)
+    return Task(section, config, passes(config, parts, epochs), walks * gradients * config.batch_size)
 
 
 def _finished_epochs(config: Config, dataset: Dataset, runs_dir: str | Path) -> int:

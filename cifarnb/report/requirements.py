@@ -22,7 +22,7 @@ _ONE_CHANGE = ("section-03c_one_change", "fig-changes", "table-changes")
 # {best} stands for the network that does best.
 REQUIREMENTS = (
     Requirement("Part 1: the best test error, and the structure that reached it", "",
-                ("table-networks", "table-layers-{best}")),
+                ("table-well", "table-networks", "table-layers-{best}")),
     Requirement("Fully-connected layer, 2-D convolution, 2-D pooling, activations", "16 %",
                 ("table-layers-simple_cnn", "section-01_simple_cnn")),
     Requirement("Batch norm, dropout, residual connection, or others", "8 %",
@@ -39,7 +39,7 @@ REQUIREMENTS = (
                 ("section-03d_what_networks_see", "fig-attributions-{best}", "fig-confusion", "fig-calibration",
                  "fig-features", "fig-robustness")),
     Requirement("Performance: parameters, structure, training speed", "12 %",
-                ("table-networks", "fig-accuracy-parameters", "table-well")),
+                ("table-well", "table-networks", "fig-accuracy-parameters")),
     Requirement("Part 2: VGG-A with and without batch norm", "30 % with the next three",
                 ("fig-vgg-curves", "table-result-vgg_a", "table-result-vgg_a_bn")),
     Requirement("Loss landscape: the band between the losses at four learning rates", "",

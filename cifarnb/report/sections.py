@@ -243,7 +243,7 @@ def validate_parameters(section: str, namespace: dict[str, Any]) -> None:
                     raise ConfigError(unknown_name(name, allowed))
     if missing := [name for name in allowed if name not in namespace]:
         raise ConfigError(f"{missing[0]}: is not set, but {notebook(section)} declares it")
-    namespace |= _checked({name: namespace[name] for name in allowed}, allowed)
+    namespace |= _checked({name: namespace[name] for name in allowed}, allowed, section)
 
 
 def parameter_file(section: str, profile: str) -> Path | None:
@@ -267,7 +267,7 @@ def changes(section: str, profile: str, overrides: Mapping[str, Any] | None = No
             raise ConfigError(f"{notebook(section)}: trains, so it must declare {name}")
         if name in allowed or name not in GIVEN_TO_ALL:
             given[name] = value
-    return _checked(given, allowed)
+    return _checked(given, allowed, section)
 
 
 def read_parameters(file: Path, allowed: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -288,18 +288,18 @@ def read_parameters(file: Path, allowed: Mapping[str, Parameter]) -> dict[str, A
     if twice := [key for key in keys if keys.count(key) > 1]:  # which PyYAML does not mind
         raise ConfigError(f"{file}: {twice[0]}: stands there twice")
     try:
-        return _checked(given, allowed)
+        return _checked(given, allowed, file.stem)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
 
 
-def _checked(given: Mapping[str, Any], allowed: Mapping[str, Parameter]) -> dict[str, Any]:
+def _checked(given: Mapping[str, Any], allowed: Mapping[str, Parameter], section: str) -> dict[str, Any]:
     """The same, each of the type that is declared; with the other parameters' defaults it makes runs that can be."""
     for name in given:
         if name not in allowed:
             raise ConfigError(unknown_name(str(name), allowed))
     checked = {name: _read_value(name, value, allowed[name].type) for name, value in given.items()}
-    check_values({name: parameter.default for name, parameter in allowed.items()} | checked)
+    check_values({name: parameter.default for name, parameter in allowed.items()} | checked, section)
     return checked
 
 
@@ -310,8 +310,9 @@ def _read_value(name: str, value: object, kind: str) -> Any:
         raise ConfigError(f"{name}: expected is {kind}, but it is {value!r}") from None
 
 
-def check_values(given: Mapping[str, Any]) -> None:
+def check_values(given: Mapping[str, Any], section: str) -> None:
     """Raise ConfigError unless every run that a section's parameters ask for is one that can be."""
+    model = next((model for model, home in NETWORKS.items() if home == section), "vgg_a")
     if given.get("profile", "quick") not in PROFILES:
         raise ConfigError(f"profile: {unknown_name(given['profile'], PROFILES)}")
     for name, shortest in SHORTEST.items():
@@ -322,14 +323,14 @@ def check_values(given: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name}: at least {lowest} is needed, but it is {given[name]}")
     if given.get("radius", 1.0) <= 0:
         raise ConfigError(f"radius: it must be above 0, but it is {given['radius']}")
-    Config.from_parameters(given, model="vgg_a")
+    Config.from_parameters(given, model=model)
     for name, field in IN_PLACE_OF.items():
         values = given.get(name, [])
         for value in values if isinstance(values, list) else [values]:
             if value == 0 and name in LEFT_OUT:
                 continue
             try:
-                Config.from_parameters(given, model="vgg_a", **{field: value})
+                Config.from_parameters(given, model=model, **{field: value})
             except ConfigError as error:
                 raise ConfigError(str(error).replace(field, name, 1)) from None
     if "sgd_lr" in given:

@@ -147,7 +147,7 @@ def test_a_report_is_made_of_the_runs_that_are_there(smoke, tmp_path):
 
 
 def test_negative_numbers_have_a_minus_sign(smoke):
-    prose = re.sub(r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$", "", (smoke / "report" / "report.md").read_text(), flags=re.S)
+    prose = re.sub(r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$", "", (smoke / "report.md").read_text(), flags=re.S)
     assert re.findall(r".*[\s(|*]−\d.*", prose)
     assert re.findall(r".*[\s(|*]-\d.*", prose) == []
 

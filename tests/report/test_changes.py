@@ -76,7 +76,7 @@ def test_full_is_on_all_images_with_three_seeds_and_takes_few_operations():
 )
 def test_rates_are_checked(changed, words):
     with pytest.raises(sections.ConfigError, match=words):
-        sections.check_values(sections.values(sections.ONE_CHANGE, "quick") | changed)
+        sections.check_values(sections.values(sections.ONE_CHANGE, "quick") | changed, sections.ONE_CHANGE)
 
 
 def test_steps_that_cost_nearly_the_same_are_timed_once():
@@ -293,7 +293,6 @@ def test_the_table_has_cost_accuracy_and_difference_of_every_change(described):
     assert table.columns[-1] == "difference, points"
     base, wide, tanh, sigmoid = (table.loc[name] for name in (BASE, "2 × filters", "tanh", "sigmoid"))
     assert (base["parameters"], base["difference, points"]) == ("62,006", "–")
-    assert entry(found, BASE)["multiply_adds"] == 651_720
     parameters = count_parameters(build_model("simple_cnn", width=2.0))
     assert (wide["parameters"], wide["s / epoch"]) == (f"{parameters:,}", "3")
     assert wide["difference, points"].startswith("+8.50 (+")

@@ -95,7 +95,7 @@ def test_there_is_no_parameter_file_without_a_notebook():
 
 def test_the_notebooks_defaults_are_values_that_a_run_can_have():
     for path in NOTEBOOKS:
-        sections.check_values(sections.values(path.stem, "quick"))
+        sections.check_values(sections.values(path.stem, "quick"), path.stem)
 
 
 def test_full_is_the_write_ups_schedule():

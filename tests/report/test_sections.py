@@ -201,6 +201,12 @@ def test_quick_is_the_notebooks_own_defaults(project):
     assert sections.values("01_test", "quick")["epochs"] == 3
 
 
+def test_a_sections_own_network_says_which_optimizers_it_may_have():
+    assert sections.changes("01_simple_cnn", "quick", {"optimizer": "muon"})["optimizer"] == "muon"
+    with pytest.raises(ConfigError, match="optimizer muon needs model"):
+        sections.changes("02_residual_cnn", "quick", {"optimizer": "muon"})
+
+
 @pytest.mark.parametrize("call", [lambda: sections.notebook("01_tset"), lambda: sections.changes("01_test", "fulll")])
 def test_an_unknown_section_or_profile_is_refused_with_a_hint(project, call):
     project()
@@ -301,8 +307,8 @@ def test_a_notebook_without_the_tag_is_told_so_when_it_runs(validate, tmp_path):
 )
 def test_a_parameter_has_a_lowest_value(name, lowest):
     lower = lowest[1:] if isinstance(lowest, list) else lowest - 1
-    assert f"{name}: at least" in refusal(sections.check_values, {name: lower})
-    assert "radius" in refusal(sections.check_values, {"radius": 0.0})
+    assert f"{name}: at least" in refusal(sections.check_values, {name: lower}, "01_test")
+    assert "radius" in refusal(sections.check_values, {"radius": 0.0}, "01_test")
 
 
 def test_a_draft_in_the_folder_is_no_section(project):
@@ -353,11 +359,11 @@ def test_what_is_no_notebook_is_told_in_one_line(project, content):
 )
 def test_a_parameter_that_stands_for_a_field_is_named_when_it_is_wrong(section, name, wrong):
     given = sections.values(section, "quick")
-    sections.check_values(given)
+    sections.check_values(given, section)
     with pytest.raises(ConfigError, match=rf"\b{name}\b"):
-        sections.check_values(given | {name: wrong})
+        sections.check_values(given | {name: wrong}, section)
 
 
 def test_what_0_leaves_out_is_no_mistake():
     for section, name in (("02_residual_cnn", "plain_batch_size"), ("04_batchnorm", "narrow_epochs")):
-        sections.check_values(sections.values(section, "full") | {name: 0})
+        sections.check_values(sections.values(section, "full") | {name: 0}, section)
