@@ -1,5 +1,6 @@
 """The device and the number format of a computation: what "auto" means here, and what the device is called."""
 
+import functools
 import platform
 import threading
 import warnings
@@ -16,12 +17,29 @@ _IDLE: list[torch.cuda.Stream] = []  # streams that were used here and are not n
 
 
 def resolve_device(device: str = "auto") -> torch.device:
-    """``auto`` is the GPU where there is one, else the CPU.  Raises ValueError for ``cuda`` without a GPU."""
+    """``auto`` is the GPU where there is one that works, else the CPU.  Raises ValueError for ``cuda`` without one."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda was asked for, but PyTorch finds no CUDA GPU here; use auto or cpu")
+    if device == "cuda" and (fault := _gpu_fault()):
+        raise ValueError(f"device: cuda was asked for, but the GPU here cannot be used ({fault}); use auto or cpu")
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and not _gpu_fault() else "cpu"
     return torch.device(device)
+
+
+@functools.cache
+def _gpu_fault() -> str:
+    """Why nothing can be computed on the GPU that is there, said once; nothing if it can.
+
+    It may be too old for this PyTorch, full of another's work, or another's alone.
+    """
+    try:
+        torch.ones(1, device="cuda").add_(1).item()
+    except RuntimeError as error:
+        fault = str(error).strip().partition("\n")[0]
+        warnings.warn(f"the GPU cannot be used, so the CPU is ({fault})", stacklevel=2)
+        return fault
+    return ""
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -163,9 +163,9 @@ class Run:
         if not self.weights_file.exists():
             raise RunError(f"{self.weights_file}: cannot be loaded (missing); to train it anew, move {self.path} away")
         try:
-            return safetensors.torch.load_file(self.weights_file)
+            return safetensors.torch.load(self.weights_file.read_bytes())
         except (OSError, safetensors.SafetensorError) as error:
-            raise RunError(f"{self.weights_file}: cannot be loaded ({error})") from None
+            raise RunError(f"{self.weights_file}: cannot be loaded ({reason(error)})") from None
 
     @property
     def weights_file(self) -> Path:
@@ -257,6 +257,8 @@ def load(path: Path) -> Run:
         probes = pd.DataFrame(json.loads(reading.read_text(encoding="utf-8"))) if reading.exists() else None
         reading = path / "weights.safetensors"
         if reading.exists():
+            with reading.open("rb"):  # safetensors tells of any file that cannot be opened as not there
+                pass
             with safetensors.safe_open(reading, "pt"):
                 pass
     except DAMAGE as error:

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import joblib
+
 # The workers of pytest-xdist share the cores: so do their threads, which are counted when PyTorch is loaded.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, joblib.cpu_count() // int(workers))))
 
 import filelock
 import nbformat
@@ -69,6 +71,11 @@ def project(tmp_path, monkeypatch):
         return tmp_path
 
     return write
+
+
+def pytest_xdist_auto_num_workers():
+    """As many as this process has cores: pytest-xdist takes the machine's, of which a container may have few."""
+    return joblib.cpu_count()
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,21 +105,22 @@ def test_a_damaged_run_is_set_aside_and_trained_again(made, tiny_dataset, tmp_pa
     assert (tmp_path / f"{first.name}.damaged-1").is_dir()
 
 
+@pytest.mark.parametrize("name", ["history.json", "weights.safetensors"])
 @pytest.mark.parametrize("fault", [errno.EACCES, errno.EIO, errno.EMFILE])
 def test_a_run_that_cannot_be_read_now_keeps_its_name_and_is_not_trained_again(
-    made, tiny_dataset, tmp_path, monkeypatch, fault, copy_records
+    made, tiny_dataset, tmp_path, monkeypatch, fault, name
 ):
-    copy_records(made, tmp_path)
-    own = Path.read_text
+    shutil.copytree(made.path, tmp_path / made.name)
+    own = Path.open
 
-    def read_text(path, *given, **options):
-        if path.name == "history.json":
+    def opened(path, *given, **options):
+        if path.name == name:
             raise OSError(fault, os.strerror(fault))
         return own(path, *given, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "read_text", read_text)
-        with pytest.raises(RunError, match=rf"history\.json: cannot be read \({os.strerror(fault)}\)"):
+        patched.setattr(Path, "open", opened)
+        with pytest.raises(RunError, match=rf"{re.escape(name)}: cannot be read \({os.strerror(fault)}\)"):
             experiment.run(CONFIG, tiny_dataset, tmp_path)
     assert [path.name for path in tmp_path.glob("simple_cnn*")] == [made.name]
     assert experiment.run(CONFIG, tiny_dataset, tmp_path).losses.tolist() == made.losses.tolist()

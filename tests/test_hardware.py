@@ -9,8 +9,9 @@ from cifarnb import hardware
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def gpu_is_there(monkeypatch, there):
+def gpu_is_there(monkeypatch, there, fault=""):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(hardware, "_gpu_fault", lambda: fault)
 
 
 @pytest.mark.parametrize(("there", "meant"), [(True, "cuda"), (False, "cpu")])
@@ -18,6 +19,28 @@ def test_auto_is_the_gpu_where_there_is_one(there, meant, monkeypatch):
     gpu_is_there(monkeypatch, there)
     assert hardware.resolve_device("auto") == torch.device(meant)
     assert hardware.resolve_device("cpu") == CPU
+
+
+@pytest.fixture
+def a_gpu_that_fails(monkeypatch):
+    def ones(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA error: no kernel image is available\nand more")
+
+    hardware._gpu_fault.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(hardware.torch, "ones", ones)
+    yield
+    hardware._gpu_fault.cache_clear()
+
+
+def test_a_gpu_that_cannot_compute_is_left_alone_and_said_once(a_gpu_that_fails):
+    with pytest.warns(
+        UserWarning, match=r"^the GPU cannot be used, .* \(CUDA error: no kernel image is available\)$"
+    ) as told:
+        assert [hardware.resolve_device("auto") for _ in range(3)] == [CPU] * 3
+    assert len(told) == 1
+    with pytest.raises(ValueError, match=r"cannot be used \(CUDA error.*; use auto or cpu$"):
+        hardware.resolve_device("cuda")
 
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch):

@@ -46,6 +46,7 @@ ACCURACY_TOLERANCE = 0.003
 FIGURE_TOLERANCE = 0.02  # mean difference of the pixels (0 to 1): other fonts, not other curves
 # A repeated run on another machine rounds differently, but sees the same batches: its loss goes up and down with the
 # recorded one from step to step.  Another seed's does not.
+ALIKE = 1e-9  # relative: versions of SciPy differ by 1e-11 in the quantiles of intervals
 CORRELATION = 0.5  # of the changes from step to step, at the least
 MEAN_TOLERANCE = 0.05  # relative, of the mean over the repeated steps
 WHERE = re.compile(r"\s*(data|runs_dir|jobs|train|device|precision) = ")  # parameters that say where, not what
@@ -318,7 +319,7 @@ def _around(line: str, other: str, width: int = 60) -> str:
 
 
 def first_difference(stated: Any, expected: Any, where: str = "") -> str:
-    """Say where two structures of JSON first differ, and how; nothing if they are equal."""
+    """Say where two structures of JSON first differ, and how; nothing if they are equal, numbers up to ALIKE."""
     if isinstance(stated, dict) and isinstance(expected, dict):
         for key in dict.fromkeys([*stated, *expected]):
             missing = "nothing"
@@ -330,6 +331,12 @@ def first_difference(stated: Any, expected: Any, where: str = "") -> str:
             first_difference(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(stated, expected, strict=True))
         )
         return next((fault for fault in faults if fault), "")
+    if (
+        isinstance(stated, float)
+        and isinstance(expected, float)
+        and math.isclose(stated, expected, rel_tol=ALIKE, abs_tol=1e-12)
+    ):
+        return ""
     return "" if stated == expected else f"{where.strip('.')} is {stated!r}, but the records give {expected!r}"
 
 

@@ -184,6 +184,8 @@ def test_a_changed_digit_in_the_summary_is_found(summary):
     assert first_difference(changed, summary) == ""
     changed["networks"][1]["final_accuracy"]["values"][0] += 1e-9
     assert first_difference(changed, summary).startswith("networks[1].final_accuracy.values[0] is 0.")
+    assert first_difference({"a": [1.0, 0.5]}, {"a": [1.0 + 1e-11, 0.5 - 1e-11]}) == ""  # as another SciPy has it
+    assert first_difference({"a": 0.5}, {"a": 0.5001}) == "a is 0.5, but the records give 0.5001"
     assert first_difference({"a": [1, 2]}, {"a": [1]}) == "a is [1, 2], but the records give [1]"
     assert first_difference({"a": 1, "b": None}, {"a": 1}) == "b is None, but the records give 'nothing'"
 
