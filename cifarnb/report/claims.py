@@ -97,6 +97,22 @@ def described_networks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*summary["networks"], *summary.get("well", [])]
 
 
+def that_ran(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The networks that ran: with the write-up's recipe, and, called so, those trained well."""
+    well = [network | {"label": f"{network['label']}, trained well"} for network in well_that_ran(summary)]
+    return [*(network for network in summary["networks"] if network["final_accuracy"]), *well]
+
+
+def well_that_ran(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The networks of section 1.4 that ran."""
+    return [network for network in summary.get("well", []) if network["final_accuracy"]]
+
+
+def best_of(networks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """That of them, one or more which ran, with the highest test accuracy after the last epoch."""
+    return max(networks, key=lambda network: float(network["final_accuracy"]["mean"]))
+
+
 def final_interval(network: Mapping[str, Any]) -> tuple[float, float]:
     """The 95 % interval of the accuracy after the last epoch: t's over the seeds, of one run Wilson's on its images."""
     final = network["final_accuracy"]

@@ -456,10 +456,13 @@ def _surfaces(
 
 
 @_styled
-def accuracy_against_parameters(networks: Sequence[Mapping[str, Any]]) -> Figure:
+def accuracy_against_parameters(
+    networks: Sequence[Mapping[str, Any]], well: Sequence[Mapping[str, Any]] = ()
+) -> Figure:
     """Test accuracy of every network that ran, over its parameters; the write-up's beside it as an open ring.
 
-    ``networks`` is that of ``cifarnb.report.summary.summarize``.
+    ``networks`` is that of ``cifarnb.report.summary.summarize``; of ``well``, trained as in section 1.4 and each of
+    them run, every accuracy is a diamond.
     """
     figure = Figure(figsize=(WIDTH, 4.0))
     ax = figure.subplots()
@@ -469,7 +472,14 @@ def accuracy_against_parameters(networks: Sequence[Mapping[str, Any]]) -> Figure
             ax.plot(x, network["final_accuracy"]["mean"], "o", color=color, ms=9, label=network["label"])
         if network["reported_accuracy"]:
             ax.plot(x, network["reported_accuracy"], "o", color=color, ms=9, mfc="none", mew=1.6)
+    named = [network["label"] for network in networks if network["final_accuracy"]]
+    for network in well:
+        known = network["label"] in named
+        style = {"color": COLORS[network["name"]], "ms": 9, "label": None if known else network["label"]}
+        ax.plot(network["parameters"], network["final_accuracy"]["mean"], "D", mec="white", **style)
     ax.plot([], [], "o", color="0.3", ms=9, mfc="none", mew=1.6, label="reported")
+    if well:
+        ax.plot([], [], "D", color="0.3", ms=9, mec="white", label="trained well")
     _scale_by_ratio(ax.xaxis, lambda n: f"{n / 1e6:g} M" if n >= 1e6 else f"{n / 1e3:g} k")
     ax.set(xlabel="parameters", ylabel="test accuracy")
     ax.margins(x=0.15, y=0.15)

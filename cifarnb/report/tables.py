@@ -99,8 +99,7 @@ def networks(summary: Mapping[str, Any]) -> pd.DataFrame:
         rows.append(
             {
                 "network": network["label"],
-                "parameters": f"{network['parameters']:,}",
-                "multiply-adds": f"{network['multiply_adds'] / 1e6:,.2f} M",
+                **_size(network),
                 "epochs": f"{network['epochs']}" if ran else "–",
                 "s / epoch": f"{network['seconds_per_epoch']['mean']:.3g}" if ran else "–",
                 "reported": percent(network["reported_accuracy"]) or "–",
@@ -111,17 +110,26 @@ def networks(summary: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def beside_well(table: pd.DataFrame, networks: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A table of networks with two columns more: what they reach trained well, without and with augmentation.
+def _size(network: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "parameters": f"{network['parameters']:,}",
+        "multiply-adds": f"{network['multiply_adds'] / 1e6:,.2f} M",
+    }
 
-    ``networks`` are those of ``summary.describe_well``; one that has no row, or not at that width, gets one.
+
+def beside_well(table: pd.DataFrame, networks: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The table of ``networks`` with two columns more: what they reach trained well, without and with augmented tests.
+
+    ``networks`` are those of ``summary.describe_well`` that ran; one that has no row, or not at that width, gets one.
+    Without any the table stays as it is.
     """
+    if not networks:
+        return table
     found = {network["label"]: network for network in networks}
     rows = [dict(row) for _, row in table.iterrows()]
     for label in found:
         if label not in [row["network"] for row in rows]:
-            rest = dict.fromkeys(table.columns, "–") | {"parameters": f"{found[label]['parameters']:,}"}
-            rows.append(rest | {"network": label})
+            rows.append(dict.fromkeys(table.columns, "–") | {"network": label} | _size(found[label]))
     for row in rows:
         network = found.get(row["network"], {})
         for column, key in {"trained well": "final_accuracy", "augmented tests": "tta_accuracy"}.items():

@@ -14,7 +14,10 @@ from cifarnb.report.claims import (
     REPORTED,
     TOO_SHORT,
     VERDICTS,
+    best_of,
     judge,
+    that_ran,
+    well_that_ran,
 )
 from cifarnb.report.sections import NETWORKS
 from cifarnb.report.significance import mean_and_interval, sampling_difference, sampling_interval, seed_difference
@@ -364,6 +367,19 @@ def test_the_band_is_told_with_its_seeds_and_that_of_the_narrow_networks_must_ag
     assert "Welch" in found["test"]
     assert found["test"].endswith("all must agree")
     assert of([0.5, 0.51, 0.5], [0.2, 0.21, 0.2])["verdict"] == NOISE
+
+
+def test_the_best_of_all_networks_may_be_one_trained_well():
+    there = [network("simple_cnn", [0.6]), network("resnet9", [0.89]), {"name": "vgg_a", "final_accuracy": None}]
+    well = [network("resnet9", [0.93, 0.94]), {"name": "resnet6", "final_accuracy": None}]
+    summary = {"networks": there, "well": well}
+    assert well_that_ran(summary) == well[:1]
+    assert [n["label"] for n in that_ran(summary)] == [
+        "Simple CNN", "ResNet, 9 blocks", "ResNet, 9 blocks, trained well",
+    ]  # fmt: skip
+    assert best_of(that_ran(summary))["label"] == "ResNet, 9 blocks, trained well"
+    assert best_of(that_ran({"networks": there})) is there[1]
+    assert well_that_ran({"networks": there}) == []
 
 
 @pytest.mark.parametrize(("steps", "short"), [(99, True), (100, False)])

@@ -9,6 +9,8 @@ from cifarnb import experiment, insight
 from cifarnb.models import LABELS, MODELS
 from cifarnb.report import tables, walks
 from cifarnb.report.claims import NOT_COMPARABLE
+from cifarnb.report.significance import mean_and_interval
+from cifarnb.report.summary import describe_network
 
 
 def rows(table):
@@ -146,6 +148,21 @@ def test_networks_beside_the_write_up(make_run, make_summary):
             "best epoch": "–",
         },
     ]
+
+
+def test_beside_the_networks_stands_what_they_reach_trained_well(make_run, make_summary):
+    table = tables.networks(make_summary(simple_cnn=[make_run(accuracies=[0.4])], resnet6=[]))
+    well = [describe_network(name, [make_run(name, accuracies=[0.9])]) for name in ("resnet6", "fast_cnn")]
+    well[0]["tta_accuracy"], well[1]["tta_accuracy"] = None, mean_and_interval([0.95])
+    beside = rows(tables.beside_well(table, well))
+    assert {name: cells[-2:] for name, cells in beside.items()} == {
+        "Simple CNN": ("–", "–"),
+        "ResNet, 6 blocks": ("90.00%", "–"),
+        "Fast CNN": ("90.00%", "95.00%"),
+    }
+    assert beside["Fast CNN"][:2] == (f"{well[1]['parameters']:,}", f"{well[1]['multiply_adds'] / 1e6:.2f} M")
+    assert set(beside["Fast CNN"][2:-2]) == {"–"}
+    assert tables.beside_well(table, []) is table
 
 
 def test_a_network_the_write_up_has_no_number_of(make_run, make_summary):
