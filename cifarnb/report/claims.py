@@ -7,9 +7,12 @@ from typing import Any
 
 from cifarnb.models import label
 from cifarnb.report.significance import (
+    NOISY_RATIO,
     accuracy,
     counted,
     paired_difference,
+    positive,
+    ratio_interval,
     sampling_difference,
     sampling_interval,
     seed_difference,
@@ -258,12 +261,12 @@ def _is_very_fast(name: str) -> Callable[[Networks], Finding]:
             return Finding(here, None, f"seconds per image: no other network was trained on {machine(ran[name])}")
         following = min(others, key=lambda other: float(other["seconds_per_image"]))
         ratio = following["seconds_per_image"] / ran[name]["seconds_per_image"]
-        ahead, quarter = math.log(ratio / VERY_FAST), math.log(1.25)
+        ahead, quarter = math.log(ratio / VERY_FAST), math.log(NOISY_RATIO)
         return Finding(
             f"{here}, {ratio:.3g} times as fast as {following['label']}, the next on this machine",
             (ahead - quarter, ahead + quarter),
             f"seconds per image on {machine(ran[name])}: {VERY_FAST} times as fast as every other network counts as "
-            "very fast, a ratio to that below 1.25 as noise",
+            f"very fast, a ratio to that below {NOISY_RATIO:g} as noise",
         )
 
     return measure
@@ -287,8 +290,9 @@ def _is_lower(words: str, key: str, *places: str, higher: bool = False) -> Calla
                 here.append(_STUCK.format(stuck) + _note(plain))
                 tests.append(_STUCK_RULE)
                 continue
-            here.append(f"{spread(normed[key])} with batch norm, {spread(plain[key])} without{_note(plain)}")
-            interval, test = _compare(normed[key], plain[key]) if higher else _compare(plain[key], normed[key])
+            here.append(f"{positive(normed[key])} with batch norm, {positive(plain[key])} without{_note(plain)}")
+            more, less = (normed[key], plain[key]) if higher else (plain[key], normed[key])
+            interval, test = ratio_interval(more, less)
             intervals.append(interval)
             tests.append(test)
         agreed = (min(low for low, _ in intervals), max(high for _, high in intervals)) if intervals else None
@@ -303,26 +307,6 @@ def _at(network: Mapping[str, Any], place: str) -> Mapping[str, Any] | None:
         if (network := network.get(key) or {}) == {}:
             return None
     return network
-
-
-def _compare(more: Mapping[str, Any], less: Mapping[str, Any]) -> tuple[tuple[float, float], str]:
-    """An interval of the logarithm of the ratio of two measures, and what it is.
-
-    With one seed a difference of less than a quarter counts as noise.
-    """
-    values = [[_log(value) for value in side["values"]] for side in (more, less)]
-    if min(map(len, values)) > 1 and all(math.isfinite(value) for side in values for value in side):
-        return seed_difference(*values), "95 % interval of the ratio (Welch's over the seeds)"
-    lowest, highest = min(values[0]) - max(values[1]), max(values[0]) - min(values[1])
-    if math.isnan(lowest) or math.isnan(highest):  # both without end
-        lowest, highest = -math.inf, math.inf
-    quarter = math.log(1.25)
-    return (lowest - quarter, highest + quarter), "single or diverged runs: a ratio below 1.25 counts as noise"
-
-
-def _log(value: float) -> float:
-    """A number that is not there, because the run diverged, counts as without end."""
-    return math.log(max(value, 1e-12)) if math.isfinite(value) else math.inf
 
 
 _VGG = ("vgg_a", "vgg_a_bn")

@@ -16,7 +16,7 @@ from cifarnb.report import changes, recipes, sections
 from cifarnb.report.changes import Found
 from cifarnb.report.changes import beats_guessing as beats_guessing  # notebooks take it from here
 from cifarnb.report.claims import OWN_CLAIMS, REPORTED, judge
-from cifarnb.report.significance import mean_and_interval, paired_difference
+from cifarnb.report.significance import mean_and_interval, paired_difference, ratio_interval
 from cifarnb.report.walks import medians_over_steps, swings_over_steps
 from cifarnb.runs import NotRunError, Run, group, learn_together
 
@@ -298,13 +298,19 @@ def gap(run: Run) -> tuple[float, str]:
 
 def compare_with_batch_norm(
     described: Mapping[str, Mapping[str, Any]], words: Mapping[str, str]
-) -> tuple[list[str], list[str]]:
-    """What is smaller with batch norm, and what is not, by the means over the seeds: words for keys of ``described``.
+) -> tuple[list[str], list[str], list[str]]:
+    """What is smaller with batch norm, what is larger, and what within noise: words for keys of ``described``.
 
-    ``described`` holds the measures of ``vgg_a`` and ``vgg_a_bn``, each as ``mean_and_interval`` gives it.
+    ``described`` holds the measures of ``vgg_a`` and ``vgg_a_bn``, each as ``mean_and_interval`` gives it; what
+    decides is the interval that decides about the claims, ``ratio_interval``.
     """
-    smaller = [key for key in words if described["vgg_a_bn"][key]["mean"] < described["vgg_a"][key]["mean"]]
-    return [words[key] for key in smaller], [word for key, word in words.items() if key not in smaller]
+    smaller: list[str] = []
+    larger: list[str] = []
+    noise: list[str] = []
+    for key, word in words.items():
+        (low, high), _ = ratio_interval(described["vgg_a"][key], described["vgg_a_bn"][key])
+        (smaller if low > 0 else larger if high < 0 else noise).append(word)
+    return smaller, larger, noise
 
 
 def envelopes(runs: Sequence[Run], smoothing: int, every: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -12,7 +12,7 @@ from cifarnb import insight
 from cifarnb.config import Config
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.report.claims import ELSEWHERE, NOT_COMPARABLE, PUBLISHED, REPORTED
-from cifarnb.report.significance import accuracy, counted, mean_and_interval, points, signed, spread
+from cifarnb.report.significance import accuracy, counted, mean_and_interval, points, positive, signed, spread
 from cifarnb.report.walks import MEASURES, medians_over_steps
 from cifarnb.runs import Run, learn_together
 
@@ -25,6 +25,7 @@ SCHEDULES = {
     "triangle": "up and down",
     "linear": "down",
 }
+PLUS_MINUS = "± is half the 95 % interval over the seeds; where that would reach below 0, their values are in brackets"
 _CLAIMS = {False: ("claims", "the write-up"), True: ("own_claims", "claim")}  # whose: key in a summary, heading
 
 
@@ -315,7 +316,7 @@ def probes(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
     """What walks measured, a row a kind of walk and measure; kind of walk → network → runs, which differ in the seed.
 
     A cell is the mean over the seeds of the median over the steps at which all networks learn, with half the 95 %
-    confidence interval where there are several.  Seeds with which one does not learn are left out.
+    confidence interval, or their values, where there are several.  Seeds with which one does not learn are left out.
     """
     rows = []
     for walk, networks in runs.items():
@@ -349,7 +350,7 @@ def learning(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
 
 def _over_compared(runs: Sequence[Run], since: Mapping[int, int | None], measure: str) -> str:
     medians = medians_over_steps(runs, since, measure)
-    return over_seeds(medians, spread_of) if medians else NOT_COMPARABLE
+    return over_seeds(medians, _positive_of) if medians else NOT_COMPARABLE
 
 
 def over_seeds(values: Sequence[float], describe: Callable[[Sequence[float]], str]) -> str:
@@ -433,6 +434,15 @@ def seeds(runs: Sequence[Run]) -> str:
 def count_seeds(runs: Sequence[Run]) -> str:
     """Over how many seeds the runs are: ``1 seed``, ``3 seeds``."""
     return counted(len({run.config.seed for run in runs}), "seed")
+
+
+def plus_minus(runs: Sequence[Run]) -> str:
+    """For the end of a caption: what ± and the values in brackets of ``positive`` are; nothing with one seed."""
+    return f"; {PLUS_MINUS}" if len({run.config.seed for run in runs}) > 1 else ""
+
+
+def _positive_of(values: Iterable[float]) -> str:
+    return positive(mean_and_interval(list(values)))
 
 
 def spread_of(values: Iterable[float]) -> str:

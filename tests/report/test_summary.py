@@ -194,12 +194,15 @@ def test_the_gap_between_training_and_test_images_in_words(make_run):
     assert gap(augmented)[1].startswith("the accuracy on the training images, as they are augmented, is")
 
 
-def test_what_is_smaller_with_batch_norm_is_told_by_the_means():
+def test_what_is_smaller_with_batch_norm_is_told_by_the_interval_of_the_claims():
+    without = {"a": [1.0], "b": [1.0], "c": [1.0], "d": [2.0, 2.1], "e": [2.0, 9.0], "f": [2.0, 2.1], "g": [math.inf]}
+    with_it = {"a": [0.7], "b": [0.9], "c": [1.3], "d": [1.0, 1.1], "e": [1.0, 1.1], "f": [3.0, 3.1], "g": [1.0]}
     described = {
-        "vgg_a": {key: mean_and_interval(values) for key, values in {"a": [1, 2], "b": [1.0], "c": [3.0]}.items()},
-        "vgg_a_bn": {key: mean_and_interval(values) for key, values in {"a": [0, 2], "b": [1.0], "c": [4.0]}.items()},
+        name: {key: mean_and_interval(values) for key, values in measured.items()}
+        for name, measured in (("vgg_a", without), ("vgg_a_bn", with_it))
     }
-    assert compare_with_batch_norm(described, {"a": "width", "c": "β", "b": "range"}) == (["width"], ["β", "range"])
+    found = compare_with_batch_norm(described, {key: key.upper() for key in without})
+    assert found == (["A", "D", "G"], ["C", "F"], ["B", "E"])
 
 
 def test_envelopes_by_network_smoothed_and_thinned(make_run):

@@ -266,8 +266,14 @@ def test_walks_by_kind_measure_and_network():
 
 def test_walks_over_several_seeds_have_their_interval():
     seeds = [probed([0.0], [loss], [100 * loss], [1.0]) for loss in (1.0, 2.0, 6.0)]
-    # mean 3, deviation √7, t(0.975, 2) = 4.3027: 4.3027 · √7 / √3 = 6.5725
-    assert tables.probes({"steps": {"vgg_a": seeds}})["VGG-A"].tolist() == ["3 ± 6.6", "300 ± 660", "1 ± 0"]
+    # mean 3, deviation √7, t(0.975, 2) = 4.3027: 4.3027 · √7 / √3 = 6.5725, more than the mean
+    assert tables.probes({"steps": {"vgg_a": seeds}})["VGG-A"].tolist() == [
+        "3 (1, 2, 6)",
+        "300 (100, 200, 600)",
+        "1 ± 0",
+    ]
+    seeds = [probed([0.0], [loss], [1.0], [1.0]) for loss in (2.9, 3.0, 3.1)]
+    assert tables.probes({"steps": {"vgg_a": seeds}})["VGG-A"][0] == "3 ± 0.25"
 
 
 def test_an_accuracy_over_several_seeds_has_its_interval():
@@ -291,6 +297,12 @@ def test_seeds_are_counted_once(make_run):
     runs = [make_run("vgg_a", seed=seed) for seed in (0, 0, 2)]
     assert tables.count_seeds(runs[:2]) == "1 seed"
     assert tables.count_seeds(runs) == "2 seeds"
+
+
+def test_a_caption_tells_what_plus_minus_is_where_there_are_several_seeds(make_run):
+    runs = [make_run("vgg_a", seed=seed) for seed in (0, 0, 2)]
+    assert tables.plus_minus(runs[:2]) == ""
+    assert tables.plus_minus(runs) == f"; {tables.PLUS_MINUS}"
 
 
 def test_values_of_several_seeds_have_their_interval():
