@@ -10,6 +10,7 @@ from cifarnb.report.significance import (
     NOISY_RATIO,
     accuracy,
     counted,
+    listed,
     paired_difference,
     positive,
     ratio_interval,
@@ -184,7 +185,7 @@ def _is_better(better: str, worse: str) -> Callable[[Networks], Finding]:
         first, second = (network["final_accuracy"] for network in networks)
         steps = min(network.get("steps", math.inf) for network in networks)
         points = 100 * (first["mean"] - second["mean"])
-        here = f"{accuracy(first)} against {accuracy(second)}, {signed(points, '.1f')} points{_note(networks[0])}"
+        here = f"{accuracy(first)} against {accuracy(second)}, {signed(points, '.1f')} points{_note_of_both(*networks)}"
         if stuck := [network["label"] for network in networks if _is_stuck(network)]:
             return Finding(f"{here}; {_STUCK.format(' and '.join(stuck))}", None, _STUCK_RULE, steps)
         if min(len(first["values"]), len(second["values"])) > 1:
@@ -228,18 +229,27 @@ def _note(measured: Mapping[str, Any]) -> str:
     return f" ({', '.join(notes)})" if notes else ""
 
 
-def _is_below(reported: float, noise: float, words: str, name: str, key: str) -> Callable[[Networks], Finding]:
-    """A number of one network is below the reported one; with one seed ``noise`` is what may be chance.
+def _note_of_both(network: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Where two networks were trained for different numbers of epochs these, and the learning rate if it was one."""
+    epochs, lrs = ([side.get(key) for side in (network, other)] for key in ("epochs", "lr"))
+    apart = f", after {epochs[0]} and {epochs[1]} epochs" if epochs[0] != epochs[1] else ""
+    return apart + (_note(network) if lrs[0] == lrs[1] else "")
 
-    In ``words`` ``{}`` stands for the number.
+
+def _is_below(reported: float, noise: float, words: str, name: str, *keys: str) -> Callable[[Networks], Finding]:
+    """A number of one network, the first of ``keys``, is below the reported one; with one seed ``noise`` may be chance.
+
+    In ``words`` every ``{}`` stands for one of the numbers.
     """
 
     def measure(ran: Networks) -> Finding:
-        found = ran[name][key]
+        found = ran[name][keys[0]]
         low, high = found["ci95"] or (found["mean"] - noise, found["mean"] + noise)
         kind = "95 % interval (t over the seeds)" if found["ci95"] else f"one seed: ± {noise:g} counts as noise"
         return Finding(
-            words.format(spread(found)), (reported - high, reported - low), f"{kind} against the reported number"
+            words.format(*(spread(ran[name][key]) for key in keys)),
+            (reported - high, reported - low),
+            f"{kind} against the reported number",
         )
 
     return measure
@@ -253,14 +263,17 @@ def _is_very_fast(name: str) -> Callable[[Networks], Finding]:
 
     def measure(ran: Networks) -> Finding:
         def machine(network: Mapping[str, Any]) -> str:
-            return f"{network['device_name']} in {network['precision']}"
+            return f"{listed(network['devices'])} in {network['precision']}"
 
-        here = f"{spread(ran[name]['seconds_per_epoch'])} s per epoch on {ran[name]['device_name']}"
+        def per_image(network: Mapping[str, Any]) -> float:
+            return float(network["seconds_per_epoch"]["mean"] / network["train_images"])
+
+        here = f"{spread(ran[name]['seconds_per_epoch'])} s per epoch on {listed(ran[name]['devices'])}"
         others = [other for other in ran.values() if other["name"] != name and machine(other) == machine(ran[name])]
         if not others:
             return Finding(here, None, f"seconds per image: no other network was trained on {machine(ran[name])}")
-        following = min(others, key=lambda other: float(other["seconds_per_image"]))
-        ratio = following["seconds_per_image"] / ran[name]["seconds_per_image"]
+        following = min(others, key=per_image)
+        ratio = per_image(following) / per_image(ran[name])
         ahead, quarter = math.log(ratio / VERY_FAST), math.log(NOISY_RATIO)
         return Finding(
             f"{here}, {ratio:.3g} times as fast as {following['label']}, the next on this machine",
@@ -332,7 +345,8 @@ CLAIMS = (
     Claim("The residual network with six blocks reaches 77.06 %.", "77.06%", ("resnet6",), "fig-accuracy-resnet6",
           _reaches("resnet6"), own_schedule=True),
     Claim("It converges fast.", "best at epoch 58 of 100", ("resnet6",), "fig-accuracy-resnet6",
-          _is_below(58, 5, "best at epoch {} of 100", "resnet6", "best_epochs"), own_schedule=True),
+          _is_below(58, 5, "best at epoch {} of 100, within a point of the end from epoch {} on", "resnet6",
+                    "best_epochs", "settled_epochs"), own_schedule=True),
     Claim("Nine blocks reach 90.29 %.", "90.29%", ("resnet9",), "fig-accuracy-resnet9",
           _reaches("resnet9"), own_schedule=True),
     Claim("More layers of the same structure do better still.", "90.29% against 77.06%", ("resnet6", "resnet9"),

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,6 +153,12 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
 def counted(number: int, what: str) -> str:
     """``1 seed``, ``3 seeds``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Each of them once: ``this``, ``this and that``, ``this, that and another``."""
+    *first, last = dict.fromkeys(words)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def spread(measured: Mapping[str, Any]) -> str:

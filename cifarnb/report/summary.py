@@ -114,7 +114,8 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     Accuracies are fractions on the test images.  ``final_accuracy`` is that after the last epoch; ``best_accuracy`` and
     ``best_epochs`` (from 1) are chosen on the test images, so they flatter.  ``mean_train_loss`` is that over all steps
     of training, and ``loss_fluctuation`` the median over the windows of WINDOW steps of the standard deviation of the
-    loss in them, both in nats.  These and ``seconds_per_epoch`` are given over the seeds, all else is the first run's.
+    loss in them, both in nats.  These, ``settled_epochs`` and ``seconds_per_epoch`` are given over the seeds,
+    ``devices`` are the names of all they ran on, and all else is the first run's.
     """
     width = runs[0].config.width if runs else 1.0
     model = build_model(name, width=width)
@@ -131,19 +132,20 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "final_accuracy": lambda run: run.final_accuracy,
         "best_accuracy": lambda run: run.best_accuracy,
         "best_epochs": lambda run: run.best_epoch,
+        "settled_epochs": settled_epoch,
         "final_train_loss": lambda run: float(run.history["train_loss"].iloc[-1]),
         "mean_train_loss": lambda run: float(run.losses.mean(dtype=np.float64)),
         "loss_fluctuation": loss_fluctuation,
         "seconds_per_epoch": lambda run: run.seconds_per_epoch,
     }
     of_the_first: dict[str, Callable[[Run], Any]] = {
-        "seconds_per_image": lambda run: 1 / float(run.history["images_per_s"].median()),
+        "lr": lambda run: run.config.lr,
         "width": lambda run: run.config.width,
         "epochs": lambda run: len(run.history),
         "steps": lambda run: len(run.losses),
         "train_images": lambda run: run.provenance["train_images"],
         "test_images": lambda run: run.provenance["test_images"],
-        "device_name": lambda run: run.provenance["device_name"],
+        "devices": lambda _: sorted({run.provenance["device_name"] for run in runs}),
         "precision": lambda run: run.provenance["precision"],
         "run": lambda run: run.name,
     }
@@ -276,6 +278,12 @@ def _rungs(tried: Mapping[str, Sequence[Run]], beside: Mapping[str, Sequence[Run
 def _held_out(runs: Sequence[Run]) -> dict[int, float]:
     """Seed → accuracy on the images held out, after the last epoch."""
     return {run.config.seed: float(run.history["validation_accuracy"].iloc[-1]) for run in runs}
+
+
+def settled_epoch(run: Run) -> int:
+    """The first epoch (from 1) from which on the test accuracy stays within a point of that after the last."""
+    away = (run.history["test_accuracy"] - run.final_accuracy).abs() > 0.01 + 1e-8  # rounding, of whole images
+    return 1 + int(run.history["epoch"][away].max()) if away.any() else 1
 
 
 def loss_fluctuation(run: Run) -> float:

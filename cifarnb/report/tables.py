@@ -12,7 +12,7 @@ from cifarnb import insight
 from cifarnb.config import Config
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.report.claims import ELSEWHERE, NOT_COMPARABLE, PUBLISHED, REPORTED
-from cifarnb.report.significance import accuracy, counted, mean_and_interval, points, positive, signed, spread
+from cifarnb.report.significance import accuracy, counted, listed, mean_and_interval, points, positive, signed, spread
 from cifarnb.report.walks import MEASURES, medians_over_steps
 from cifarnb.runs import Run, learn_together
 
@@ -47,8 +47,8 @@ def models() -> pd.DataFrame:
 def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
     """Configuration and result of one network as the write-up has them: a column "reported" and one "here".
 
-    ``runs`` differ in the seed; accuracies are their means, the rest is the first one's.  With images held out there
-    is also the epoch that is best on those.
+    ``runs`` differ in the seed; accuracies and seconds are their means, the rest is the first one's.  With images held
+    out there is also the epoch that is best on those.
     """
     run, config = runs[0], runs[0].config
     reported = REPORTED[config.model]
@@ -58,7 +58,7 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
     final = mean_and_interval([r.final_accuracy for r in runs])
     best = mean_and_interval([r.best_accuracy for r in runs])
     best_epochs = ", ".join(str(r.best_epoch) for r in runs)
-    seconds = reported.get("seconds_per_epoch")
+    seconds, mean_seconds = reported.get("seconds_per_epoch"), statistics.fmean(r.seconds_per_epoch for r in runs)
     rows = [
         ("optimizer", reported.get("optimizer"), optimizer),
         ("learning rate", reported.get("lr"), f"{config.lr:g}"),
@@ -70,8 +70,8 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
         ("training images", None, f"{run.provenance['train_images']:,}"),
         ("test images", None, f"{run.provenance['test_images']:,}"),
         ("seeds", None, _seeds(runs)),
-        ("device", None, f"{run.provenance['device_name']}, {run.provenance['precision']}"),
-        ("seconds per epoch", seconds and f"about {seconds:g}", f"{run.seconds_per_epoch:.3g}"),
+        ("device", None, f"{listed(r.provenance['device_name'] for r in runs)}, {run.provenance['precision']}"),
+        ("seconds per epoch", seconds and f"about {seconds:g}", f"{mean_seconds:.3g}"),
         ("**test accuracy, last epoch**", percent(reported.get("accuracy")), f"**{accuracy(final)}**"),
         ("test accuracy, best epoch", _best(reported), f"{accuracy(best)} (epoch {best_epochs})"),
     ]
@@ -109,6 +109,14 @@ def networks(summary: Mapping[str, Any]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def timed(networks: Sequence[Mapping[str, Any]]) -> str:
+    """For a caption: where the seconds of the networks that ran are from; empty if none did."""
+    devices = [device for network in networks if network["final_accuracy"] for device in network["devices"]]
+    if not devices:
+        return ""
+    return f" Seconds are those of {listed(devices)}, and longer where other runs went on beside."
 
 
 def _size(network: Mapping[str, Any]) -> dict[str, str]:

@@ -20,7 +20,13 @@ from cifarnb.report.claims import (
     well_that_ran,
 )
 from cifarnb.report.sections import NETWORKS
-from cifarnb.report.significance import mean_and_interval, sampling_difference, sampling_interval, seed_difference
+from cifarnb.report.significance import (
+    mean_and_interval,
+    sampling_difference,
+    sampling_interval,
+    seed_difference,
+    spread,
+)
 
 # Claim by what its text is told by.
 TEXTS = {
@@ -50,13 +56,14 @@ def network(name, accuracies=(0.5,), **measured):
         "final_accuracy": mean_and_interval(accuracies),
         "best_accuracy": mean_and_interval([a + 0.01 for a in accuracies]),
         "best_epochs": mean_and_interval([58]),
+        "settled_epochs": mean_and_interval([50]),
         "seconds_per_epoch": mean_and_interval([4.89]),
         "final_train_loss": mean_and_interval([1.0]),
         "mean_train_loss": mean_and_interval([1.0]),
         "loss_fluctuation": mean_and_interval([1.0]),
         "test_images": 10_000,
-        "seconds_per_image": 1e-4,
-        "device_name": "a small machine",
+        "train_images": 50_000,
+        "devices": ["a small machine"],
         "precision": "float32",
         "landscape": None,
         "probes": None,
@@ -151,6 +158,18 @@ def test_the_better_network_is_told_from_noise(claim, better, worse):
     )
 
 
+def test_what_differs_beside_the_network_is_told_with_the_comparison():
+    def here(**of_the_second):
+        first = network("resnet9", [0.75], epochs=180, lr=1e-4)
+        return verdict("deeper", first, network("resnet6", [0.725], **of_the_second))["here"]
+
+    points = "75.00% against 72.50%, +2.5 points"
+    assert here(epochs=180, lr=2e-4) == points
+    assert here(epochs=100, lr=2e-4) == f"{points}, after 180 and 100 epochs"
+    assert here(epochs=100, lr=1e-4) == f"{points}, after 180 and 100 epochs (learning rate 0.0001)"
+    assert here(epochs=180, lr=1e-4) == f"{points} (learning rate 0.0001)"
+
+
 @pytest.mark.parametrize(
     ("others", "expected"),
     [
@@ -164,12 +183,17 @@ def test_the_better_network_is_told_from_noise(claim, better, worse):
 )
 @pytest.mark.parametrize("pace", [1e-6, 1e-4, 3600.0])
 def test_the_simple_cnn_is_very_fast_beside_the_others_on_whatever_machine(others, expected, pace):
-    """``pace`` is that of the machine, in seconds an image."""
-    simple = network("simple_cnn", seconds_per_image=pace, seconds_per_epoch=mean_and_interval([50_000 * pace]))
-    judged = verdict("fast", simple, *(network(name, seconds_per_image=ratio * pace) for name, ratio in others.items()))
+    """``pace`` is that of the machine, in seconds an image; the others are trained on fewer."""
+    simple = network("simple_cnn", seconds_per_epoch=mean_and_interval([40_000 * pace, 60_000 * pace]))
+    judged = verdict(
+        "fast", simple,
+        *(network(name, seconds_per_epoch=mean_and_interval([100 * ratio * pace]), train_images=100)
+          for name, ratio in others.items()),
+    )  # fmt: skip
     assert judged["verdict"] == expected
     nearest = min(others, key=others.get)
-    assert judged["here"].startswith(f"{50_000 * pace:.3g} s per epoch on a small machine, {others[nearest]:.3g} times")
+    seconds, ratio = spread(simple["seconds_per_epoch"]), f"{others[nearest]:.3g}"
+    assert judged["here"].startswith(f"{seconds} s per epoch on a small machine, {ratio} times")
     assert LABELS[nearest] in judged["here"]
     assert "a small machine in float32" in judged["test"]
     assert judged["reported"] == "about 4.89 s per epoch"
@@ -177,18 +201,22 @@ def test_the_simple_cnn_is_very_fast_beside_the_others_on_whatever_machine(other
 
 @pytest.mark.parametrize(
     "elsewhere",
-    [{"device_name": "a small machine (2 threads)"}, {"precision": "bfloat16"}],
-    ids=["device", "precision"],
+    [
+        {"devices": ["a small machine (2 threads)"]},
+        {"devices": ["a small machine", "another"]},
+        {"precision": "bfloat16"},
+    ],
+    ids=["device", "devices", "precision"],
 )
 def test_times_of_different_machines_are_not_compared(elsewhere):
     simple = network("simple_cnn")
-    other = network("resnet6", seconds_per_image=1.0, **elsewhere)
+    other = network("resnet6", seconds_per_epoch=mean_and_interval([5e4]), **elsewhere)
     for networks in ([simple], [simple, other]):
         judged = verdict("fast", *networks)
         assert judged["verdict"] == NOT_COMPARABLE
         assert judged["here"] == "4.89 s per epoch on a small machine"
         assert "no other network was trained on a small machine in float32" in judged["test"]
-    here = network("vgg_a", seconds_per_image=2.2e-4)
+    here = network("vgg_a", seconds_per_epoch=mean_and_interval([11]))
     judged = verdict("fast", simple, other, here)
     assert judged["verdict"] == NOISE
     assert LABELS["vgg_a"] in judged["here"]
@@ -206,7 +234,7 @@ def test_it_converges_fast_if_the_best_epoch_is_early(epochs, expected):
     judged = verdict("early", network("resnet6", best_epochs=mean_and_interval(epochs)))
     assert judged["verdict"] == expected
     assert judged["here"].startswith(f"best at epoch {sum(epochs) / len(epochs):.0f}")
-    assert judged["here"].endswith(" of 100")
+    assert judged["here"].endswith(" of 100, within a point of the end from epoch 50 on")
 
 
 @pytest.mark.parametrize("claim", MEASURED)

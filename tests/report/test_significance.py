@@ -12,6 +12,7 @@ from cifarnb.report.significance import (
     counted,
     error_in_blocks,
     holm_levels,
+    listed,
     mcnemar,
     mean_and_interval,
     paired_difference,
@@ -80,6 +81,12 @@ def test_a_positive_measure_whose_interval_reaches_0_is_told_by_its_values():
         assert positive(mean_and_interval([math.inf, 1.0])) == "inf"
     assert positive(mean_and_interval([0.1, 0.5]), accuracy) == "30.00% (10.00%, 50.00%)"
     assert positive(mean_and_interval([0.49, 0.51]), accuracy) == "50.00 ± 12.71%"
+
+
+def test_words_are_listed_once_each():
+    assert listed(["a"]) == listed(["a", "a"]) == "a"
+    assert listed(["b", "a", "b"]) == "b and a"
+    assert listed("abac") == "a, b and c"
 
 
 def test_the_sampling_interval_covers_the_true_accuracy_as_often_as_it_says():

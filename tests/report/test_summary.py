@@ -22,6 +22,7 @@ from cifarnb.report.summary import (
     gap,
     loss_fluctuation,
     networks_to_look_at,
+    settled_epoch,
     summarize,
 )
 from cifarnb.runs import NotRunError
@@ -29,7 +30,8 @@ from cifarnb.runs import NotRunError
 
 def test_a_network_is_described_by_its_records(make_run):
     first = make_run("resnet6", accuracies=[0.2, 0.6, 0.5], losses=[2.0, 1.0], provenance={"train_images": 200})
-    second = make_run("resnet6", accuracies=[0.1, 0.2, 0.7], losses=[2.0, 0.5], seed=1)
+    elsewhere = {"device_name": "a large machine"}
+    second = make_run("resnet6", accuracies=[0.1, 0.2, 0.7], losses=[2.0, 0.5], seed=1, provenance=elsewhere)
     described = describe_network("resnet6", [first, second])
     assert described["label"] == LABELS["resnet6"]
     assert described["parameters"] == 692_122
@@ -45,8 +47,9 @@ def test_a_network_is_described_by_its_records(make_run):
     assert described["loss_fluctuation"] == mean_and_interval([0.5, 0.75])
     assert described["train_images"] == 200
     assert described["seconds_per_epoch"] == mean_and_interval([4.0, 4.0])  # of 2, 4 and 6
-    assert described["seconds_per_image"] == pytest.approx(4 / 256)
-    assert (described["device_name"], described["precision"]) == ("a small machine", "float32")
+    assert described["settled_epochs"] == mean_and_interval([3, 3])
+    assert (described["devices"], described["precision"]) == (["a large machine", "a small machine"], "float32")
+    assert described["lr"] == 0.001
     assert described["diverged"] is False
     assert (described["run"], described["runs"]) == (first.name, [first.name, second.name])
     assert json.loads(json.dumps(described)) == described
@@ -97,6 +100,14 @@ def test_every_seed_has_a_band_of_its_own(make_run):
     ]
     assert describe_landscape(runs)["median_band_width"] == mean_and_interval([1.5, 4.0])
     assert describe_landscape(runs)["lrs"] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "epoch"),
+    [([0.5], 1), ([0.5, 0.5], 1), ([0.3, 0.49, 0.51, 0.5], 2), ([0.5, 0.3, 0.5], 3), ([0.3, 0.52, 0.5], 3)],
+)
+def test_it_has_settled_once_it_stays_within_a_point_of_its_end(accuracies, epoch, make_run):
+    assert settled_epoch(make_run(accuracies=accuracies)) == epoch
 
 
 def test_the_fluctuation_is_the_median_deviation_within_windows(make_run):

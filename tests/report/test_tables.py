@@ -71,8 +71,9 @@ def test_configuration_and_result_beside_the_write_up(make_run):
     config = {"optimizer": "adam", "lr": 1e-4, "schedule": "cosine", "batch_size": 32, "augment": True}
     runs = [
         make_run("resnet6", accuracies=[0.6, 0.5], **config),
-        make_run("resnet6", accuracies=[0, 0.25], seed=3, **config),
+        make_run("resnet6", accuracies=[0, 0.25], seed=3, provenance={"device_name": "another"}, **config),
     ]
+    runs[1].history["seconds"] *= 3
     assert rows(tables.config_and_result(runs)) == {
         "optimizer": ("Adam", "Adam"),
         "learning rate": ("0.0001", "0.0001"),
@@ -84,8 +85,8 @@ def test_configuration_and_result_beside_the_write_up(make_run):
         "training images": ("not stated", "256"),
         "test images": ("not stated", "64"),
         "seeds": ("not stated", "0, 3"),
-        "device": ("not stated", "a small machine, float32"),
-        "seconds per epoch": ("not stated", "3"),
+        "device": ("not stated", "a small machine and another, float32"),
+        "seconds per epoch": ("not stated", "6"),  # of 3 and 9
         "**test accuracy, last epoch**": ("77.06%", "**37.50 ± 158.83%**"),  # t(0.975, 1) = 12.706, times 12.5
         "test accuracy, best epoch": ("at epoch 58", "42.50 ± 222.36% (epoch 1, 2)"),
     }
@@ -165,6 +166,14 @@ def test_beside_the_networks_stands_what_they_reach_trained_well(make_run, make_
     assert tables.beside_well(table, []) is table
 
 
+def test_a_caption_tells_where_seconds_are_from(make_run):
+    runs = {name: make_run(model, provenance={"device_name": name}) for name, model in (("A", "vgg_a"), ("B", "vgg_a"))}
+    first, both = describe_network("vgg_a", [runs["A"]]), describe_network("vgg_a", [runs["B"], runs["A"]])
+    assert tables.timed([first]) == " Seconds are those of A, and longer where other runs went on beside."
+    assert tables.timed([both, first]).startswith(" Seconds are those of A and B, ")
+    assert tables.timed([describe_network("vgg_a", [])]) == ""
+
+
 def test_a_network_the_write_up_has_no_number_of(make_run, make_summary):
     table = tables.networks(make_summary(vgg_a=[make_run("vgg_a")]))
     assert table["reported"].tolist() == ["–"]
@@ -176,7 +185,7 @@ def test_claims_with_their_verdicts(make_run, make_summary):
     summary = make_summary(simple_cnn=worse, resnet6=better, resnet9=deeper)
     table = rows(tables.claims(summary))
     assert len(table) == len(summary["claims"])
-    here = "50.00% against 40.00%, +10.0 points"
+    here = "50.00% against 40.00%, +10.0 points (learning rate 0.001)"
     link = "[–](#table-networks)"
     residual = table["Residual connections and batch norm do much better than the simple CNN."]
     assert residual == ("77.06% against 64%", here, "**within noise**", link)  # on 64 test images
