@@ -303,7 +303,10 @@ def _is_lower(words: str, key: str, *places: str, higher: bool = False) -> Calla
                 here.append(_STUCK.format(stuck) + _note(plain))
                 tests.append(_STUCK_RULE)
                 continue
-            here.append(f"{positive(normed[key])} with batch norm, {positive(plain[key])} without{_note(plain)}")
+            here.append(f"{_both_of(normed, plain, key)}{_note(plain)}")
+            if normed.get("learnt") and plain.get("learnt"):
+                fair = _both_of(normed["learnt"], plain["learnt"], key)
+                here[-1] += f", of which over the rates at which both beat guessing {fair}"
             more, less = (normed[key], plain[key]) if higher else (plain[key], normed[key])
             interval, test = ratio_interval(more, less)
             intervals.append(interval)
@@ -313,6 +316,10 @@ def _is_lower(words: str, key: str, *places: str, higher: bool = False) -> Calla
         return Finding(f"{words} {'; '.join(here)}", agreed, "; ".join(tests), min(steps))
 
     return measure
+
+
+def _both_of(normed: Mapping[str, Any], plain: Mapping[str, Any], key: str) -> str:
+    return f"{positive(normed[key])} with batch norm, {positive(plain[key])} without"
 
 
 def _at(network: Mapping[str, Any], place: str) -> Mapping[str, Any] | None:
@@ -357,7 +364,7 @@ CLAIMS = (
           _is_lower("training loss after the last epoch", "final_train_loss")),
     Claim("With batch norm it converges faster.", "", _VGG, "fig-vgg-curves",
           _is_lower("mean training loss over all steps", "mean_train_loss")),
-    Claim("With batch norm training is steadier.", "", _VGG, "fig-landscape",
+    Claim("With batch norm training is steadier.", "", _VGG, "table-landscape",
           _is_lower("deviation of the loss within 50 steps", "loss_fluctuation"), least_steps=_FIVE_EPOCHS),
     Claim("With batch norm training is less sensitive to the learning rate.", "", _both("landscape"), "fig-landscape",
           _is_lower("median width of the band", "median_band_width", "landscape", "narrow_landscape"),

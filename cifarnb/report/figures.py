@@ -246,7 +246,7 @@ def loss_landscape(envelopes: Mapping[str, tuple[np.ndarray, np.ndarray]], every
     ax = figure.subplots()
     top = _draw_envelopes(ax, envelopes, every)
     ax.set(xlabel="step", ylabel="training loss of the batch", ylim=(0, 1.1 * top), xlim=(1, None))
-    ax.legend()
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 

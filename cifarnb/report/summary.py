@@ -22,6 +22,7 @@ from cifarnb.runs import NotRunError, Run, group, learn_together
 
 WINDOW = 50  # steps, over which the loss fluctuates
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}  # operations a second in bfloat16, of GPUs, by the maker
+LANDSCAPES = {"landscape": sections.landscape_configs, "narrow_landscape": sections.narrow_configs}  # of section 2.2
 WALKS = {  # of section 2.3: kind → its runs in ``sections.why_configs``, and the direction
     "sgd": ("sgd", "gradient"),
     "second_sgd": ("second_sgd", "gradient"),
@@ -43,25 +44,28 @@ def summarize(
     }
     walks = {kind: [run.along(way) for run in why[of]] for kind, (of, way) in WALKS.items()}
     since = {kind: learn_together(runs) for kind, runs in walks.items()}
-    networks = []
+    networks: list[dict[str, Any]] = []
+    landscapes: dict[str, dict[str, list[Run]]] = {}
     for name in sections.NETWORKS:
         given = sections.values(sections.NETWORKS[name], profile, overrides)
-        headline, landscape, narrow = (
-            _find(kind(given, name), dataset, runs_dir)
-            for kind in (sections.network_configs, sections.landscape_configs, sections.narrow_configs)
-        )
+        headline = _find(sections.network_configs(given, name), dataset, runs_dir)
+        landscapes[name] = {kind: _find(of(given, name), dataset, runs_dir) for kind, of in LANDSCAPES.items()}
         walked = {kind: group(runs, "model").get(name) for kind, runs in walks.items()}
         probes = {kind: describe_probes(runs, since[kind]) for kind, runs in walked.items() if runs}
         rates = group(why["rates"], "model").get(name)
         networks.append(
             describe_network(name, headline)
             | {
-                "landscape": describe_landscape(landscape) if landscape else None,
-                "narrow_landscape": describe_landscape(narrow) if narrow else None,
+                **{kind: describe_landscape(tried) if tried else None for kind, tried in landscapes[name].items()},
                 "probes": probes or None,
                 "rates": describe_rates(rates) if rates else None,
             }
         )
+    for kind in LANDSCAPES:
+        learnt = describe_learnt({name: tried[kind] for name, tried in landscapes.items() if tried[kind]})
+        for network in networks:
+            if learnt and network["name"] in learnt:
+                network[kind]["learnt"] = learnt[network["name"]]
     well = describe_well(find_well(sections.values(sections.WELL, profile, overrides), dataset, runs_dir))
     given = sections.values(sections.ONE_CHANGE, profile, overrides)
     one_change = changes.describe(*find_changes(given, dataset, runs_dir))
@@ -349,6 +353,19 @@ def describe_landscape(runs: Sequence[Run]) -> dict[str, Any]:
         "maximum_band_width": mean_and_interval([float(band.max()) for band in bands]),
         "runs": [run.name for run in runs],
     }
+
+
+def describe_learnt(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Any]] | None:
+    """The landscape of each network over those learning rates alone at which all of their runs beat guessing.
+
+    ``runs`` has those of each network, as ``describe_landscape`` takes them.  None if these are all rates, or fewer
+    than two.
+    """
+    stuck = {run.config.lr for same in runs.values() for run in same if not beats_guessing(run)}
+    learnt = {name: [run for run in same if run.config.lr not in stuck] for name, same in runs.items()}
+    if not stuck or any(len(group(same, "lr")) < 2 for same in learnt.values()):
+        return None
+    return {name: describe_landscape(same) for name, same in learnt.items()}
 
 
 def describe_probes(runs: Sequence[Run], since: Mapping[int, int | None] | None = None) -> dict[str, Any]:

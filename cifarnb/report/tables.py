@@ -13,6 +13,7 @@ from cifarnb.config import Config
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.report.claims import ELSEWHERE, NOT_COMPARABLE, PUBLISHED, REPORTED
 from cifarnb.report.significance import accuracy, counted, listed, mean_and_interval, points, positive, signed, spread
+from cifarnb.report.summary import WINDOW
 from cifarnb.report.walks import MEASURES, medians_over_steps
 from cifarnb.runs import Run, learn_together
 
@@ -293,15 +294,41 @@ def claim_tests(summary: Mapping[str, Any], *, own: bool = False) -> pd.DataFram
     return pd.DataFrame(rows, columns=[_CLAIMS[own][1], "decided by", "verdict"])
 
 
-def landscape(described: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """The band of each network (columns) by ``summary.describe_landscape``: its width, in nats (rows)."""
+def landscape(
+    described: Mapping[str, Mapping[str, Any]], alone: Mapping[str, Mapping[str, Any]] | None = None
+) -> pd.DataFrame:
+    """The band of each network (columns) by ``summary.describe_landscape``: its width, in nats (rows).
+
+    With ``alone``, the networks by ``summary.describe_network``, there is a row of how unsteady the loss is in a run.
+    """
     rows = {
-        "median over the steps": "median_band_width",
-        "median over the second half": "late_band_width",
-        "maximum": "maximum_band_width",
+        "width of the band, median over the steps": "median_band_width",
+        "width of the band, median over the second half": "late_band_width",
+        "width of the band, maximum": "maximum_band_width",
     }
-    columns = {LABELS[name]: [spread(found[key]) for key in rows.values()] for name, found in described.items()}
-    return pd.DataFrame(columns, index=[*rows]).rename_axis("width of the band").reset_index()
+    columns = {LABELS[name]: [positive(found[key]) for key in rows.values()] for name, found in described.items()}
+    index = [*rows]
+    if alone:
+        first = next(iter(alone.values()))
+        seeds = counted(len(first["loss_fluctuation"]["values"]), "seed")
+        index.append(f"deviation of the loss within {WINDOW} steps of a run (learning rate {first['lr']:g}, {seeds})")
+        for name in described:
+            columns[LABELS[name]].append(positive(alone[name]["loss_fluctuation"]))
+    return pd.DataFrame(columns, index=index).rename_axis("nats").reset_index()
+
+
+def not_ahead(described: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The learning rates at which VGG-A with batch norm tests no better than without, rising, with both accuracies.
+
+    ``described`` holds the landscapes of ``vgg_a`` and ``vgg_a_bn``; accuracies are the means over the seeds.
+    """
+    normed, plain = (described[name]["final_accuracy"] for name in ("vgg_a_bn", "vgg_a"))
+    ends = {rate: [mean_and_interval(side[rate]) for side in (normed, plain)] for rate in normed if rate in plain}
+    return [
+        f"{rate} ({accuracy(one)} against {accuracy(other)})"
+        for rate, (one, other) in sorted(ends.items(), key=lambda item: float(item[0]))
+        if one["mean"] <= other["mean"]
+    ]
 
 
 def rates(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
@@ -437,6 +464,12 @@ def seeds(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         return f"seed {_seeds(runs)}"
     return f"seeds {_seeds(runs)}: their mean, their range, and each of them faintly"
+
+
+def first_seed(runs: Sequence[Run]) -> str:
+    """For the caption of what is drawn of the first seed alone: ``seed 0``, ``seed 0, the first of 3``."""
+    seeds = {run.config.seed: None for run in runs}
+    return f"seed {next(iter(seeds))}" + (f", the first of {len(seeds)}" if len(seeds) > 1 else "")
 
 
 def count_seeds(runs: Sequence[Run]) -> str:

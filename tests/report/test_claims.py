@@ -410,6 +410,19 @@ def test_the_best_of_all_networks_may_be_one_trained_well():
     assert well_that_ran({"networks": there}) == []
 
 
+def test_the_band_is_told_also_over_the_rates_at_which_both_learn():
+    def landscape(width, learnt):
+        common = {"lrs": [0.1, 0.2], "runs": []}
+        band = common | {"width": 1.0, "median_band_width": mean_and_interval([width])}
+        return {"landscape": band | {"learnt": {"median_band_width": mean_and_interval([learnt])}}}
+
+    found = verdict("band", network("vgg_a_bn", **landscape(0.135, 0.08)), network("vgg_a", **landscape(2.2, 0.16)))
+    assert found["here"] == (
+        "median width of the band 0.135 with batch norm, 2.2 without (1 seed), "
+        "of which over the rates at which both beat guessing 0.08 with batch norm, 0.16 without"
+    )
+
+
 @pytest.mark.parametrize(("steps", "short"), [(99, True), (100, False)])
 def test_few_steps_are_too_short_to_tell_in_a_shortened_profile(steps, short):
     networks = [network(name, [0.3], steps=steps) for name in ("vgg_a", "vgg_a_bn")]

@@ -229,7 +229,10 @@ def test_the_band_of_the_landscape_is_the_envelope():
         "vgg_a": (np.array([1.0, 2, 1]), np.array([3.0, 4, 2])),
         "vgg_a_bn": (np.array([0.5, 0.25]), np.array([1.0, 0.5])),
     }
-    (ax,) = figures.loss_landscape(envelopes).axes
+    figure = figures.loss_landscape(envelopes)
+    (ax,) = figure.axes
+    assert ax.get_legend() is None  # which would lie on the bands
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [LABELS[name] for name in envelopes]
     for (name, edges), collection in zip(envelopes.items(), ax.collections, strict=True):
         assert band(collection) == dict(enumerate(zip(*edges, strict=True), start=1))
         assert collection.get_label() == LABELS[name]

@@ -15,6 +15,7 @@ from cifarnb.report.summary import (
     beats_guessing,
     compare_with_batch_norm,
     describe_landscape,
+    describe_learnt,
     describe_network,
     describe_probes,
     describe_rates,
@@ -120,6 +121,21 @@ def test_the_fluctuation_is_the_median_deviation_within_windows(make_run):
 def test_a_rate_that_diverged_widens_the_band_without_end(make_run):
     runs = [make_run("vgg_a", losses=[2, 1, 1]), make_run("vgg_a", lr=0.5, losses=[3, math.nan, math.nan])]
     assert describe_landscape(runs)["median_band_width"]["mean"] == math.inf
+
+
+def test_the_band_over_the_rates_at_which_all_networks_beat_guessing(make_run):
+    def tried(name, stuck_at, rates=(1e-3, 5e-4, 1e-4)):
+        return [
+            make_run(name, lr=lr, seed=seed, losses=[1 + lr * 1000, 1.0], accuracies=[0.1 if lr == stuck_at else 0.6])
+            for lr in rates for seed in (0, 1)
+        ]  # fmt: skip
+
+    plain, normed = tried("vgg_a", 1e-3), tried("vgg_a_bn", None)
+    learnt = describe_learnt({"vgg_a": plain, "vgg_a_bn": normed})
+    assert learnt["vgg_a_bn"] == describe_landscape(normed[2:])
+    assert learnt["vgg_a"]["lrs"] == [5e-4, 1e-4]
+    assert describe_learnt({"vgg_a": normed, "vgg_a_bn": normed}) is None  # nothing to leave out
+    assert describe_learnt({"vgg_a": plain[:4], "vgg_a_bn": normed[:4]}) is None  # one rate is left
 
 
 def test_the_band_of_rates_that_all_diverged_is_without_end(make_run):

@@ -203,11 +203,27 @@ def test_the_width_of_the_bands():
             "maximum_band_width": {"mean": math.inf, "ci95": [math.nan, math.nan]},
         }
     }
-    assert rows(tables.landscape(described)) == {
-        "median over the steps": ("0.5 ± 0.1",),
-        "median over the second half": ("0.25",),
-        "maximum": ("inf",),
+    widths = {
+        "width of the band, median over the steps": ("0.5 ± 0.1",),
+        "width of the band, median over the second half": ("0.25",),
+        "width of the band, maximum": ("inf",),
     }
+    assert rows(tables.landscape(described)) == widths
+    unsteady = {"loss_fluctuation": mean_and_interval([0.0474, 0.0476]), "lr": 5e-4}
+    assert rows(tables.landscape(described, {"vgg_a": unsteady})) == widths | {
+        "deviation of the loss within 50 steps of a run (learning rate 0.0005, 2 seeds)": ("0.0475 ± 0.0013",)
+    }
+
+
+def test_rates_at_which_the_network_with_batch_norm_is_not_ahead_are_listed():
+    normed = {"0.001": [0.8], "0.0001": [0.74, 0.75], "0.01": [0.5], "1e-05": [0.3]}
+    plain = {"0.001": [0.7], "0.0001": [0.8], "0.01": [0.5], "0.1": [0.9]}
+    described = {"vgg_a_bn": {"final_accuracy": normed}, "vgg_a": {"final_accuracy": plain}}
+    assert tables.not_ahead(described) == ["0.0001 (74.50 ± 6.35% against 80.00%)", "0.01 (50.00% against 50.00%)"]
+    assert (
+        tables.not_ahead({"vgg_a_bn": {"final_accuracy": {"1": [0.5]}}, "vgg_a": {"final_accuracy": {"1": [0.4]}}})
+        == []
+    )
 
 
 def test_the_epoch_that_images_held_out_select_is_told(make_run):
@@ -300,6 +316,12 @@ def test_a_caption_tells_the_seeds_and_how_several_are_drawn(make_run):
     runs = [make_run("vgg_a", seed=seed) for seed in (3, 0)]
     assert tables.seeds(runs[:1]) == "seed 3"
     assert tables.seeds(runs) == "seeds 3, 0: their mean, their range, and each of them faintly"
+
+
+def test_the_first_seed_is_told_beside_others_only(make_run):
+    runs = [make_run("vgg_a", seed=seed) for seed in (3, 3, 0)]
+    assert tables.first_seed(runs[:2]) == "seed 3"
+    assert tables.first_seed(runs) == "seed 3, the first of 2"
 
 
 def test_seeds_are_counted_once(make_run):
