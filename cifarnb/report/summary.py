@@ -15,11 +15,12 @@ from cifarnb.models import build_model, count_multiply_adds, count_operations, c
 from cifarnb.report import changes, recipes, sections
 from cifarnb.report.changes import Found
 from cifarnb.report.changes import beats_guessing as beats_guessing  # notebooks take it from here
-from cifarnb.report.claims import OWN_CLAIMS, REPORTED, judge
+from cifarnb.report.claims import OWN_CLAIMS, REPORTED, final_interval, judge
 from cifarnb.report.significance import mean_and_interval, paired_difference, ratio_interval
 from cifarnb.report.walks import medians_over_steps, swings_over_steps
 from cifarnb.runs import NotRunError, Run, group, learn_together
 
+NEARLY_ALL = 0.95  # of the training images: whoever has so many right has little left to learn from them
 WINDOW = 50  # steps, over which the loss fluctuates
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}  # operations a second in bfloat16, of GPUs, by the maker
 LANDSCAPES = {"landscape": sections.landscape_configs, "narrow_landscape": sections.narrow_configs}  # of section 2.2
@@ -308,6 +309,30 @@ def gap(run: Run) -> tuple[float, str]:
     )
 
 
+def what_is_missing(run: Run, described: Mapping[str, Any]) -> str:
+    """How far a network is from the write-up's number, and what its accuracy on the training images says of why.
+
+    ``run`` is the first of those that ``describe_network`` has ``described``.
+    """
+    reported = described["reported_accuracy"]
+    missing = reported - described["final_accuracy"]["mean"]
+    if missing <= 0:
+        return "The network reaches the write-up's number, or more."
+    short = f"The network is {100 * missing:.1f} points short of the write-up's number"
+    if final_interval(described)[1] >= reported:
+        return f"{short}, which is within noise."
+    right = float(run.history["train_accuracy"].iloc[-1])
+    if right >= NEARLY_ALL:
+        return (
+            f"{short}. Of the training images it has {right:.1%} right already, so that more steps have little left to "
+            "teach it there; stronger regularisation or augmentation is what to try."
+        )
+    return (
+        f"{short}, and has no more than {right:.1%} of the training images right: a longer schedule, or a higher "
+        "learning rate, is what to try."
+    )
+
+
 def compare_with_batch_norm(
     described: Mapping[str, Mapping[str, Any]], words: Mapping[str, str]
 ) -> tuple[list[str], list[str], list[str]]:
@@ -403,6 +428,13 @@ def _over_seeds(values: Sequence[float]) -> dict[str, Any] | None:
     """Their mean and interval, where NaN, of a run that diverged throughout, is infinite; None of none."""
     finite = [math.inf if math.isnan(value) else value for value in values]
     return mean_and_interval(finite) if finite else None
+
+
+def best_rate(described: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The learning rate with the highest mean accuracy over the seeds, of ``describe_rates``, and that accuracy."""
+    ends = {rate: mean_and_interval(values) for rate, values in described["final_accuracy"].items()}
+    best = max(ends, key=lambda rate: float(ends[rate]["mean"]))
+    return best, ends[best]
 
 
 def describe_rates(runs: Sequence[Run]) -> dict[str, Any]:

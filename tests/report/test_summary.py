@@ -13,6 +13,7 @@ from cifarnb.report.claims import CONFIRMED, NOT_RUN, NOT_TESTED, TOO_SHORT
 from cifarnb.report.significance import mean_and_interval
 from cifarnb.report.summary import (
     beats_guessing,
+    best_rate,
     compare_with_batch_norm,
     describe_landscape,
     describe_learnt,
@@ -25,6 +26,7 @@ from cifarnb.report.summary import (
     networks_to_look_at,
     settled_epoch,
     summarize,
+    what_is_missing,
 )
 from cifarnb.runs import NotRunError
 
@@ -198,6 +200,25 @@ def test_rates_are_described_by_how_many_come_near_the_best(make_run):
     assert described["diverged"] == [0.1]
     assert described["learns_from"] == [0, 0, None, 0, 0, 0]
     assert json.loads(json.dumps(described)) == described
+
+
+def test_the_best_rate_is_that_with_the_best_mean_over_the_seeds():
+    described = {"final_accuracy": {"0.001": [0.6, 0.62], "0.003": [0.1, 0.9], "0.01": [0.61, 0.6]}}
+    assert best_rate(described) == ("0.001", mean_and_interval([0.6, 0.62]))
+
+
+def test_what_is_missing_is_told_by_the_training_images(make_run):
+    def told(final, right, images=10_000):
+        run = make_run("resnet9", accuracies=[final], provenance={"test_images": images})
+        run = dataclasses.replace(run, history=run.history.assign(train_accuracy=right))
+        return what_is_missing(run, describe_network("resnet9", [run]))
+
+    assert told(0.9029, 0.99) == "The network reaches the write-up's number, or more."
+    assert told(0.9, 0.99).endswith("is 0.3 points short of the write-up's number, which is within noise.")
+    fitted = told(0.89, 0.9942)
+    assert "1.3 points short of the write-up's number. Of the training images it has 99.4% right already" in fitted
+    assert "regularisation" in fitted
+    assert "no more than 93.0% of the training images right: a longer schedule" in told(0.89, 0.93)
 
 
 def test_what_is_better_than_guessing_is_told_by_the_test_images(make_run):
