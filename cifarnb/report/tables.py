@@ -334,14 +334,15 @@ def not_ahead(described: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def rates(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     """Test accuracy after the last epoch for every learning rate (rows, rising) and network (columns).
 
-    A cell is the mean over the seeds that did not diverge, with half their range where there are several.
+    A cell is the mean over the seeds that did not diverge, with half the 95 % interval, or the seeds' values, where
+    there are several.
     """
     columns = {}
     for name, same in runs.items():
         ended = pd.Series(
             [math.nan if run.diverged else run.final_accuracy for run in same], index=[run.config.lr for run in same]
         )
-        columns[LABELS[name]] = ended.groupby(level=0).agg(lambda values: over_seeds(list(values), _mean_and_range))
+        columns[LABELS[name]] = ended.groupby(level=0).agg(lambda values: over_seeds(list(values), _accuracy_of))
     table = pd.DataFrame(columns).sort_index().fillna(NOT_RUN)
     table.index = [f"{lr:g}" for lr in table.index]
     return table.rename_axis("learning rate").reset_index()
@@ -397,11 +398,8 @@ def over_seeds(values: Sequence[float], describe: Callable[[Sequence[float]], st
     return describe(finite) + (f" ({diverged} diverged)" if diverged else "")
 
 
-def _mean_and_range(accuracies: Sequence[float]) -> str:
-    mean = statistics.fmean(accuracies)
-    if len(accuracies) == 1:
-        return percent(mean) or ""
-    return f"{100 * mean:.2f} ± {50 * (max(accuracies) - min(accuracies)):.2f}%"
+def _accuracy_of(accuracies: Sequence[float]) -> str:
+    return positive(mean_and_interval(accuracies), accuracy)
 
 
 def confused_pairs(confusions: Mapping[str, np.ndarray], classes: Sequence[str], most: int = 3) -> pd.DataFrame:
@@ -470,6 +468,13 @@ def first_seed(runs: Sequence[Run]) -> str:
     """For the caption of what is drawn of the first seed alone: ``seed 0``, ``seed 0, the first of 3``."""
     seeds = {run.config.seed: None for run in runs}
     return f"seed {next(iter(seeds))}" + (f", the first of {len(seeds)}" if len(seeds) > 1 else "")
+
+
+def beta_lines(runs: Sequence[Run]) -> str:
+    """For the caption of ``figures.probes``: what its lines of β are."""
+    if len({run.config.seed for run in runs}) == 1:
+        return f"β of {first_seed(runs)}"
+    return f"of β the thick line is the median over the {count_seeds(runs)}, the thin ones are the seeds"
 
 
 def count_seeds(runs: Sequence[Run]) -> str:

@@ -627,3 +627,9 @@ def test_an_axis_by_ratios_has_plain_numbers(low, high, expected):
     figure.draw_without_rendering()
     labels = {(text.get_position()[1], text.get_text()) for text in ax.get_yticklabels(which="both")}
     assert [text for at, text in sorted(labels) if text and low <= at <= high] == expected
+
+
+def test_what_captions_say_of_high_losses_is_what_is_drawn():
+    (ax, _) = figures.loss_surfaces(LINE, {"vgg_a": BOWL**20}).axes
+    highest = f"{contours(ax).levels.max():g}"
+    assert f"Losses above {highest} are drawn as {highest}." == figures.CLIPPED

@@ -245,11 +245,13 @@ def test_accuracies_over_many_rates_and_seeds():
     table = tables.rates(runs)
     assert [*table] == ["learning rate", LABELS["vgg_a"], LABELS["vgg_a_bn"]]
     assert [*map(tuple, table.itertuples(index=False))] == [
-        ("0.001", "54.00 ± 4.50%", "not run"),
+        ("0.001", "54.00 ± 11.38%", "not run"),  # a deviation of √0.0021, times 4.3027 / √3
         ("0.01", "62.50%", "70.00%"),
         ("0.1", "diverged", "75.00% (1 diverged)"),
         ("1", "not run", "diverged"),
     ]
+    apart = tables.rates({"vgg_a": [run(0.1, 0.1), run(0.1, 0.5), run(0.1, 0.6)]})
+    assert apart[LABELS["vgg_a"]].tolist() == ["40.00% (10.00%, 50.00%, 60.00%)"]  # ± 65.72
 
 
 NAN, INF = math.nan, math.inf
@@ -322,6 +324,12 @@ def test_the_first_seed_is_told_beside_others_only(make_run):
     runs = [make_run("vgg_a", seed=seed) for seed in (3, 3, 0)]
     assert tables.first_seed(runs[:2]) == "seed 3"
     assert tables.first_seed(runs) == "seed 3, the first of 2"
+
+
+def test_a_caption_tells_what_the_lines_of_walks_are(make_run):
+    runs = [make_run("vgg_a", seed=seed) for seed in (3, 3, 0)]
+    assert tables.beta_lines(runs[:2]) == "β of seed 3"
+    assert tables.beta_lines(runs).startswith("of β the thick line is the median over the 2 seeds")
 
 
 def test_seeds_are_counted_once(make_run):
