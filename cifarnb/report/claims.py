@@ -7,9 +7,13 @@ from typing import Any
 
 from cifarnb.models import label
 from cifarnb.report.significance import (
+    NOISY_RATIO,
     accuracy,
     counted,
+    listed,
     paired_difference,
+    positive,
+    ratio_interval,
     sampling_difference,
     sampling_interval,
     seed_difference,
@@ -97,6 +101,22 @@ def described_networks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*summary["networks"], *summary.get("well", [])]
 
 
+def that_ran(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The networks that ran: with the write-up's recipe, and, called so, those trained well."""
+    well = [network | {"label": f"{network['label']}, trained well"} for network in well_that_ran(summary)]
+    return [*(network for network in summary["networks"] if network["final_accuracy"]), *well]
+
+
+def well_that_ran(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The networks of section 1.4 that ran."""
+    return [network for network in summary.get("well", []) if network["final_accuracy"]]
+
+
+def best_of(networks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """That of them, one or more which ran, with the highest test accuracy after the last epoch."""
+    return max(networks, key=lambda network: float(network["final_accuracy"]["mean"]))
+
+
 def final_interval(network: Mapping[str, Any]) -> tuple[float, float]:
     """The 95 % interval of the accuracy after the last epoch: t's over the seeds, of one run Wilson's on its images."""
     final = network["final_accuracy"]
@@ -165,7 +185,7 @@ def _is_better(better: str, worse: str) -> Callable[[Networks], Finding]:
         first, second = (network["final_accuracy"] for network in networks)
         steps = min(network.get("steps", math.inf) for network in networks)
         points = 100 * (first["mean"] - second["mean"])
-        here = f"{accuracy(first)} against {accuracy(second)}, {signed(points, '.1f')} points{_note(networks[0])}"
+        here = f"{accuracy(first)} against {accuracy(second)}, {signed(points, '.1f')} points{_note_of_both(*networks)}"
         if stuck := [network["label"] for network in networks if _is_stuck(network)]:
             return Finding(f"{here}; {_STUCK.format(' and '.join(stuck))}", None, _STUCK_RULE, steps)
         if min(len(first["values"]), len(second["values"])) > 1:
@@ -209,18 +229,27 @@ def _note(measured: Mapping[str, Any]) -> str:
     return f" ({', '.join(notes)})" if notes else ""
 
 
-def _is_below(reported: float, noise: float, words: str, name: str, key: str) -> Callable[[Networks], Finding]:
-    """A number of one network is below the reported one; with one seed ``noise`` is what may be chance.
+def _note_of_both(network: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Where two networks were trained for different numbers of epochs these, and the learning rate if it was one."""
+    epochs, lrs = ([side.get(key) for side in (network, other)] for key in ("epochs", "lr"))
+    apart = f", after {epochs[0]} and {epochs[1]} epochs" if epochs[0] != epochs[1] else ""
+    return apart + (_note(network) if lrs[0] == lrs[1] else "")
 
-    In ``words`` ``{}`` stands for the number.
+
+def _is_below(reported: float, noise: float, words: str, name: str, *keys: str) -> Callable[[Networks], Finding]:
+    """A number of one network, the first of ``keys``, is below the reported one; with one seed ``noise`` may be chance.
+
+    In ``words`` every ``{}`` stands for one of the numbers.
     """
 
     def measure(ran: Networks) -> Finding:
-        found = ran[name][key]
+        found = ran[name][keys[0]]
         low, high = found["ci95"] or (found["mean"] - noise, found["mean"] + noise)
         kind = "95 % interval (t over the seeds)" if found["ci95"] else f"one seed: ± {noise:g} counts as noise"
         return Finding(
-            words.format(spread(found)), (reported - high, reported - low), f"{kind} against the reported number"
+            words.format(*(spread(ran[name][key]) for key in keys)),
+            (reported - high, reported - low),
+            f"{kind} against the reported number",
         )
 
     return measure
@@ -234,20 +263,23 @@ def _is_very_fast(name: str) -> Callable[[Networks], Finding]:
 
     def measure(ran: Networks) -> Finding:
         def machine(network: Mapping[str, Any]) -> str:
-            return f"{network['device_name']} in {network['precision']}"
+            return f"{listed(network['devices'])} in {network['precision']}"
 
-        here = f"{spread(ran[name]['seconds_per_epoch'])} s per epoch on {ran[name]['device_name']}"
+        def per_image(network: Mapping[str, Any]) -> float:
+            return float(network["seconds_per_epoch"]["mean"] / network["train_images"])
+
+        here = f"{spread(ran[name]['seconds_per_epoch'])} s per epoch on {listed(ran[name]['devices'])}"
         others = [other for other in ran.values() if other["name"] != name and machine(other) == machine(ran[name])]
         if not others:
             return Finding(here, None, f"seconds per image: no other network was trained on {machine(ran[name])}")
-        following = min(others, key=lambda other: float(other["seconds_per_image"]))
-        ratio = following["seconds_per_image"] / ran[name]["seconds_per_image"]
-        ahead, quarter = math.log(ratio / VERY_FAST), math.log(1.25)
+        following = min(others, key=per_image)
+        ratio = per_image(following) / per_image(ran[name])
+        ahead, quarter = math.log(ratio / VERY_FAST), math.log(NOISY_RATIO)
         return Finding(
             f"{here}, {ratio:.3g} times as fast as {following['label']}, the next on this machine",
             (ahead - quarter, ahead + quarter),
             f"seconds per image on {machine(ran[name])}: {VERY_FAST} times as fast as every other network counts as "
-            "very fast, a ratio to that below 1.25 as noise",
+            f"very fast, a ratio to that below {NOISY_RATIO:g} as noise",
         )
 
     return measure
@@ -271,8 +303,12 @@ def _is_lower(words: str, key: str, *places: str, higher: bool = False) -> Calla
                 here.append(_STUCK.format(stuck) + _note(plain))
                 tests.append(_STUCK_RULE)
                 continue
-            here.append(f"{spread(normed[key])} with batch norm, {spread(plain[key])} without{_note(plain)}")
-            interval, test = _compare(normed[key], plain[key]) if higher else _compare(plain[key], normed[key])
+            here.append(f"{_both_of(normed, plain, key)}{_note(plain)}")
+            if normed.get("learnt") and plain.get("learnt"):
+                fair = _both_of(normed["learnt"], plain["learnt"], key)
+                here[-1] += f", of which over the rates at which both beat guessing {fair}"
+            more, less = (normed[key], plain[key]) if higher else (plain[key], normed[key])
+            interval, test = ratio_interval(more, less)
             intervals.append(interval)
             tests.append(test)
         agreed = (min(low for low, _ in intervals), max(high for _, high in intervals)) if intervals else None
@@ -282,31 +318,15 @@ def _is_lower(words: str, key: str, *places: str, higher: bool = False) -> Calla
     return measure
 
 
+def _both_of(normed: Mapping[str, Any], plain: Mapping[str, Any], key: str) -> str:
+    return f"{positive(normed[key])} with batch norm, {positive(plain[key])} without"
+
+
 def _at(network: Mapping[str, Any], place: str) -> Mapping[str, Any] | None:
     for key in place.split():
         if (network := network.get(key) or {}) == {}:
             return None
     return network
-
-
-def _compare(more: Mapping[str, Any], less: Mapping[str, Any]) -> tuple[tuple[float, float], str]:
-    """An interval of the logarithm of the ratio of two measures, and what it is.
-
-    With one seed a difference of less than a quarter counts as noise.
-    """
-    values = [[_log(value) for value in side["values"]] for side in (more, less)]
-    if min(map(len, values)) > 1 and all(math.isfinite(value) for side in values for value in side):
-        return seed_difference(*values), "95 % interval of the ratio (Welch's over the seeds)"
-    lowest, highest = min(values[0]) - max(values[1]), max(values[0]) - min(values[1])
-    if math.isnan(lowest) or math.isnan(highest):  # both without end
-        lowest, highest = -math.inf, math.inf
-    quarter = math.log(1.25)
-    return (lowest - quarter, highest + quarter), "single or diverged runs: a ratio below 1.25 counts as noise"
-
-
-def _log(value: float) -> float:
-    """A number that is not there, because the run diverged, counts as without end."""
-    return math.log(max(value, 1e-12)) if math.isfinite(value) else math.inf
 
 
 _VGG = ("vgg_a", "vgg_a_bn")
@@ -332,7 +352,8 @@ CLAIMS = (
     Claim("The residual network with six blocks reaches 77.06 %.", "77.06%", ("resnet6",), "fig-accuracy-resnet6",
           _reaches("resnet6"), own_schedule=True),
     Claim("It converges fast.", "best at epoch 58 of 100", ("resnet6",), "fig-accuracy-resnet6",
-          _is_below(58, 5, "best at epoch {} of 100", "resnet6", "best_epochs"), own_schedule=True),
+          _is_below(58, 5, "best at epoch {} of 100, within a point of the end from epoch {} on", "resnet6",
+                    "best_epochs", "settled_epochs"), own_schedule=True),
     Claim("Nine blocks reach 90.29 %.", "90.29%", ("resnet9",), "fig-accuracy-resnet9",
           _reaches("resnet9"), own_schedule=True),
     Claim("More layers of the same structure do better still.", "90.29% against 77.06%", ("resnet6", "resnet9"),
@@ -343,7 +364,7 @@ CLAIMS = (
           _is_lower("training loss after the last epoch", "final_train_loss")),
     Claim("With batch norm it converges faster.", "", _VGG, "fig-vgg-curves",
           _is_lower("mean training loss over all steps", "mean_train_loss")),
-    Claim("With batch norm training is steadier.", "", _VGG, "fig-landscape",
+    Claim("With batch norm training is steadier.", "", _VGG, "table-landscape",
           _is_lower("deviation of the loss within 50 steps", "loss_fluctuation"), least_steps=_FIVE_EPOCHS),
     Claim("With batch norm training is less sensitive to the learning rate.", "", _both("landscape"), "fig-landscape",
           _is_lower("median width of the band", "median_band_width", "landscape", "narrow_landscape"),

@@ -24,6 +24,7 @@ PALETTE = sns.color_palette("colorblind")
 COLORS = dict(zip(LABELS, [PALETTE[i] for i in (1, 0, 2, 3, 4, 9, 7, 5)], strict=False))
 WIDTH = 7.6  # inches; at 100 pixels an inch the report's column
 _TOP_LOSS = 100.0  # chance is 2.3: beyond, a surface tells nothing, and one peak would take all the levels
+CLIPPED = f"Losses above {_TOP_LOSS:g} are drawn as {_TOP_LOSS:g}."  # for the captions of surfaces
 
 _STAR: dict[str, Any] = {"marker": "*", "ms": 14, "color": "white", "mec": "black", "mew": 0.8, "zorder": 5}
 _OUTLINE = withStroke(linewidth=2.4, foreground="black")  # white alone is lost on the bright end of the colours
@@ -249,7 +250,7 @@ def loss_landscape(envelopes: Mapping[str, tuple[np.ndarray, np.ndarray]], every
     ax = figure.subplots()
     top = _draw_envelopes(ax, envelopes, every)
     ax.set(xlabel="step", ylabel="training loss of the batch", ylim=(0, 1.1 * top), xlim=(1, None))
-    ax.legend()
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
@@ -459,10 +460,13 @@ def _surfaces(
 
 
 @_styled
-def accuracy_against_parameters(networks: Sequence[Mapping[str, Any]]) -> Figure:
+def accuracy_against_parameters(
+    networks: Sequence[Mapping[str, Any]], well: Sequence[Mapping[str, Any]] = ()
+) -> Figure:
     """Test accuracy of every network that ran, over its parameters; the write-up's beside it as an open ring.
 
-    ``networks`` is that of ``cifarnb.report.summary.summarize``.
+    ``networks`` is that of ``cifarnb.report.summary.summarize``; of ``well``, trained as in section 1.4 and each of
+    them run, every accuracy is a diamond.
     """
     figure = Figure(figsize=(WIDTH, 4.0))
     ax = figure.subplots()
@@ -472,7 +476,14 @@ def accuracy_against_parameters(networks: Sequence[Mapping[str, Any]]) -> Figure
             ax.plot(x, network["final_accuracy"]["mean"], "o", color=color, ms=9, label=network["label"])
         if network["reported_accuracy"]:
             ax.plot(x, network["reported_accuracy"], "o", color=color, ms=9, mfc="none", mew=1.6)
+    named = [network["label"] for network in networks if network["final_accuracy"]]
+    for network in well:
+        known = network["label"] in named
+        style = {"color": COLORS[network["name"]], "ms": 9, "label": None if known else network["label"]}
+        ax.plot(network["parameters"], network["final_accuracy"]["mean"], "D", mec="white", **style)
     ax.plot([], [], "o", color="0.3", ms=9, mfc="none", mew=1.6, label="reported")
+    if well:
+        ax.plot([], [], "D", color="0.3", ms=9, mec="white", label="trained well")
     _scale_by_ratio(ax.xaxis, lambda n: f"{n / 1e6:g} M" if n >= 1e6 else f"{n / 1e3:g} k")
     ax.set(xlabel="parameters", ylabel="test accuracy")
     ax.margins(x=0.15, y=0.15)

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from cifarnb.report import requirements, tables
-from cifarnb.report.claims import VERDICTS
+from cifarnb.report.claims import VERDICTS, best_of, that_ran, well_that_ran
 from cifarnb.runs import Run
 
 HAND_IN = {"author": "Author", "student_number": "Student number"}  # keys of the summary's "hand_in"
@@ -18,7 +18,7 @@ TITLE = "CIFAR-10: a simple CNN, residual networks, and why batch normalization 
 def banner(summary: Mapping[str, Any]) -> list[str]:
     """What a reader must know before anything else, a line each."""
     notices = []
-    ran = _that_ran(summary)
+    ran = that_ran(summary)
     if summary["profile"] != "full":
         notices.append(
             f"**Profile {summary['profile']}: the schedule is shortened.** These runs show that everything works and "
@@ -47,12 +47,6 @@ def banner(summary: Mapping[str, Any]) -> list[str]:
     return notices
 
 
-def _that_ran(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The networks that ran: with the write-up's recipe, and trained well."""
-    well = [network | {"label": f"{network['label']}, trained well"} for network in _well_that_ran(summary)]
-    return [*(network for network in summary["networks"] if network["final_accuracy"]), *well]
-
-
 def byline(summary: Mapping[str, Any]) -> str:
     """Who hands the report in, and where its code is, in inline Markdown; empty if neither is stated."""
     given = {key: _escape(value) for key, value in summary.get("hand_in", {}).items() if value}
@@ -72,10 +66,10 @@ def front_page(summary: Mapping[str, Any], anchors: Collection[str] = ()) -> str
 
     ``anchors`` are those that the sections have: nothing else is linked to as an answer.
     """
-    ran = _that_ran(summary)
+    ran = that_ran(summary)
     lines = ["# Results at a glance (结果概览)", ""]
     if ran:
-        best = max(ran, key=lambda network: network["final_accuracy"]["mean"])
+        best = best_of(ran)
         final = tables.accuracy(best["final_accuracy"])
         error = tables.percent(1 - best["final_accuracy"]["mean"])
         lines.append(
@@ -90,7 +84,7 @@ def front_page(summary: Mapping[str, Any], anchors: Collection[str] = ()) -> str
     )
     lines.append(f"- **Data:** {summary['data']['source']}.")
     claims = tables.claims(summary).to_markdown(index=False, disable_numparse=True)
-    well = _well_that_ran(summary)
+    well = well_that_ran(summary)
     note = (
         "Test accuracy: the mean over the seeds, with half of its 95 % confidence interval where there are several. "
         "The result is that after the last epoch; the best epoch (its number in brackets) is chosen on the test images."
@@ -114,17 +108,12 @@ def front_page(summary: Mapping[str, Any], anchors: Collection[str] = ()) -> str
 def headline_table(summary: Mapping[str, Any]) -> str:
     """Every network's accuracies, reported, here, and, where it ran, trained well as in section 1.4; in Markdown."""
     columns = ["network", "reported", "last epoch", "best epoch", "parameters"]  # what matters first: phones are narrow
-    table = tables.networks(summary)[columns]
-    if well := _well_that_ran(summary):
+    well = well_that_ran(summary)
+    if well:
         columns[3:3] = ["trained well", "augmented tests"]
-        table = tables.beside_well(table, well)[columns]
+    table = tables.beside_well(tables.networks(summary), well)[columns]
     align = ("left", *["right"] * (len(columns) - 1))
     return str(table.to_markdown(index=False, disable_numparse=True, colalign=align))
-
-
-def _well_that_ran(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The networks of section 1.4 that ran."""
-    return [network for network in summary.get("well", []) if network["final_accuracy"]]
 
 
 def provenance(summary: Mapping[str, Any], runs: Sequence[Run]) -> str:

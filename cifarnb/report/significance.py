@@ -2,13 +2,14 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import optimize, stats
 
 LEVEL = 0.95  # of every interval; 1 − LEVEL of every test
+NOISY_RATIO = 1.25  # of two measures with one seed each: up to that their difference counts as noise
 SURE = 1 - 1e-12  # the highest level that a p-value is looked for up to
 Interval = tuple[float, float]
 
@@ -33,6 +34,27 @@ def seed_difference(a: Sequence[float], b: Sequence[float]) -> Interval:
     freedom = sum(variances) ** 2 / sum(v**2 / (len(values) - 1) for v, values in zip(variances, (a, b), strict=True))
     half = stats.t.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(sum(variances))
     return float(difference - half), float(difference + half)
+
+
+def ratio_interval(more: Mapping[str, Any], less: Mapping[str, Any]) -> tuple[Interval, str]:
+    """An interval of the logarithm of the ratio of two positive measures (of ``mean_and_interval``), and what it is.
+
+    With one seed a ratio of less than NOISY_RATIO counts as noise.
+    """
+    values = [[_log(value) for value in side["values"]] for side in (more, less)]
+    if min(map(len, values)) > 1 and all(math.isfinite(value) for side in values for value in side):
+        return seed_difference(*values), "95 % interval of the ratio (Welch's over the seeds)"
+    lowest, highest = min(values[0]) - max(values[1]), max(values[0]) - min(values[1])
+    if math.isnan(lowest) or math.isnan(highest):  # both without end
+        lowest, highest = -math.inf, math.inf
+    margin = math.log(NOISY_RATIO)
+    words = f"single or diverged runs: a ratio below {NOISY_RATIO:g} counts as noise"
+    return (lowest - margin, highest + margin), words
+
+
+def _log(value: float) -> float:
+    """A number that is not there, because the run diverged, counts as without end."""
+    return math.log(max(value, 1e-12)) if math.isfinite(value) else math.inf
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float], images: int) -> tuple[float, Interval]:
@@ -133,12 +155,31 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def listed(words: Iterable[str]) -> str:
+    """Each of them once: ``this``, ``this and that``, ``this, that and another``."""
+    *first, last = dict.fromkeys(words)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def spread(measured: Mapping[str, Any]) -> str:
     """The mean of ``mean_and_interval``, with half the 95 % confidence interval where there are several seeds."""
     mean, interval = significant(measured["mean"]), measured["ci95"]
     if interval is None or not math.isfinite(interval[0]):
         return mean
     return f"{mean} ± {significant((interval[1] - interval[0]) / 2, 2)}"
+
+
+def positive(measured: Mapping[str, Any], describe: Callable[[Mapping[str, Any]], str] | None = None) -> str:
+    """A positive measure as ``describe`` has it, which is ``spread`` or ``accuracy``.
+
+    Where half the interval is no less than the mean, so that it would hold what cannot be, the seeds' values stand in
+    brackets in its place: ``6.03 (3.56, 5.21, 9.31)``.
+    """
+    describe, interval = describe or spread, measured["ci95"]
+    if interval is None or not interval[0] <= 0:  # of infinite values the interval is NaN
+        return describe(measured)
+    mean, *each = (describe({"mean": value, "ci95": None}) for value in (measured["mean"], *measured["values"]))
+    return f"{mean} ({', '.join(each)})"
 
 
 def accuracy(measured: Mapping[str, Any]) -> str:

@@ -15,13 +15,15 @@ from cifarnb.models import build_model, count_multiply_adds, count_operations, c
 from cifarnb.report import changes, recipes, sections
 from cifarnb.report.changes import Found
 from cifarnb.report.changes import beats_guessing as beats_guessing  # notebooks take it from here
-from cifarnb.report.claims import OWN_CLAIMS, REPORTED, judge
-from cifarnb.report.significance import mean_and_interval, paired_difference
+from cifarnb.report.claims import OWN_CLAIMS, REPORTED, final_interval, judge
+from cifarnb.report.significance import mean_and_interval, paired_difference, ratio_interval
 from cifarnb.report.walks import medians_over_steps, swings_over_steps
 from cifarnb.runs import NotRunError, Run, group, learn_together
 
+NEARLY_ALL = 0.95  # of the training images: whoever has so many right has little left to learn from them
 WINDOW = 50  # steps, over which the loss fluctuates
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}  # operations a second in bfloat16, of GPUs, by the maker
+LANDSCAPES = {"landscape": sections.landscape_configs, "narrow_landscape": sections.narrow_configs}  # of section 2.2
 WALKS = {  # of section 2.3: kind → its runs in ``sections.why_configs``, and the direction
     "sgd": ("sgd", "gradient"),
     "second_sgd": ("second_sgd", "gradient"),
@@ -43,25 +45,28 @@ def summarize(
     }
     walks = {kind: [run.along(way) for run in why[of]] for kind, (of, way) in WALKS.items()}
     since = {kind: learn_together(runs) for kind, runs in walks.items()}
-    networks = []
+    networks: list[dict[str, Any]] = []
+    landscapes: dict[str, dict[str, list[Run]]] = {}
     for name in sections.NETWORKS:
         given = sections.values(sections.NETWORKS[name], profile, overrides)
-        headline, landscape, narrow = (
-            _find(kind(given, name), dataset, runs_dir)
-            for kind in (sections.network_configs, sections.landscape_configs, sections.narrow_configs)
-        )
+        headline = _find(sections.network_configs(given, name), dataset, runs_dir)
+        landscapes[name] = {kind: _find(of(given, name), dataset, runs_dir) for kind, of in LANDSCAPES.items()}
         walked = {kind: group(runs, "model").get(name) for kind, runs in walks.items()}
         probes = {kind: describe_probes(runs, since[kind]) for kind, runs in walked.items() if runs}
         rates = group(why["rates"], "model").get(name)
         networks.append(
             describe_network(name, headline)
             | {
-                "landscape": describe_landscape(landscape) if landscape else None,
-                "narrow_landscape": describe_landscape(narrow) if narrow else None,
+                **{kind: describe_landscape(tried) if tried else None for kind, tried in landscapes[name].items()},
                 "probes": probes or None,
                 "rates": describe_rates(rates) if rates else None,
             }
         )
+    for kind in LANDSCAPES:
+        learnt = describe_learnt({name: tried[kind] for name, tried in landscapes.items() if tried[kind]})
+        for network in networks:
+            if learnt and network["name"] in learnt:
+                network[kind]["learnt"] = learnt[network["name"]]
     well = describe_well(find_well(sections.values(sections.WELL, profile, overrides), dataset, runs_dir))
     given = sections.values(sections.ONE_CHANGE, profile, overrides)
     one_change = changes.describe(*find_changes(given, dataset, runs_dir))
@@ -114,7 +119,8 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     Accuracies are fractions on the test images.  ``final_accuracy`` is that after the last epoch; ``best_accuracy`` and
     ``best_epochs`` (from 1) are chosen on the test images, so they flatter.  ``mean_train_loss`` is that over all steps
     of training, and ``loss_fluctuation`` the median over the windows of WINDOW steps of the standard deviation of the
-    loss in them, both in nats.  These and ``seconds_per_epoch`` are given over the seeds, all else is the first run's.
+    loss in them, both in nats.  These, ``settled_epochs`` and ``seconds_per_epoch`` are given over the seeds,
+    ``devices`` are the names of all they ran on, and all else is the first run's.
     """
     width = runs[0].config.width if runs else 1.0
     model = build_model(name, width=width)
@@ -131,19 +137,20 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "final_accuracy": lambda run: run.final_accuracy,
         "best_accuracy": lambda run: run.best_accuracy,
         "best_epochs": lambda run: run.best_epoch,
+        "settled_epochs": settled_epoch,
         "final_train_loss": lambda run: float(run.history["train_loss"].iloc[-1]),
         "mean_train_loss": lambda run: float(run.losses.mean(dtype=np.float64)),
         "loss_fluctuation": loss_fluctuation,
         "seconds_per_epoch": lambda run: run.seconds_per_epoch,
     }
     of_the_first: dict[str, Callable[[Run], Any]] = {
-        "seconds_per_image": lambda run: 1 / float(run.history["images_per_s"].median()),
+        "lr": lambda run: run.config.lr,
         "width": lambda run: run.config.width,
         "epochs": lambda run: len(run.history),
         "steps": lambda run: len(run.losses),
         "train_images": lambda run: run.provenance["train_images"],
         "test_images": lambda run: run.provenance["test_images"],
-        "device_name": lambda run: run.provenance["device_name"],
+        "devices": lambda _: sorted({run.provenance["device_name"] for run in runs}),
         "precision": lambda run: run.provenance["precision"],
         "run": lambda run: run.name,
     }
@@ -278,6 +285,12 @@ def _held_out(runs: Sequence[Run]) -> dict[int, float]:
     return {run.config.seed: float(run.history["validation_accuracy"].iloc[-1]) for run in runs}
 
 
+def settled_epoch(run: Run) -> int:
+    """The first epoch (from 1) from which on the test accuracy stays within a point of that after the last."""
+    away = (run.history["test_accuracy"] - run.final_accuracy).abs() > 0.01 + 1e-8  # rounding, of whole images
+    return 1 + int(run.history["epoch"][away].max()) if away.any() else 1
+
+
 def loss_fluctuation(run: Run) -> float:
     """The median over windows of WINDOW steps of the standard deviation of the training loss in them, in nats."""
     window = min(WINDOW, len(run.losses))
@@ -296,15 +309,45 @@ def gap(run: Run) -> tuple[float, str]:
     )
 
 
+def what_is_missing(run: Run, described: Mapping[str, Any]) -> str:
+    """How far a network is from the write-up's number, and what its accuracy on the training images says of why.
+
+    ``run`` is the first of those that ``describe_network`` has ``described``.
+    """
+    reported = described["reported_accuracy"]
+    missing = reported - described["final_accuracy"]["mean"]
+    if missing <= 0:
+        return "The network reaches the write-up's number, or more."
+    short = f"The network is {100 * missing:.1f} points short of the write-up's number"
+    if final_interval(described)[1] >= reported:
+        return f"{short}, which is within noise."
+    right = float(run.history["train_accuracy"].iloc[-1])
+    if right >= NEARLY_ALL:
+        return (
+            f"{short}. Of the training images it has {right:.1%} right already, so that more steps have little left to "
+            "teach it there; stronger regularisation or augmentation is what to try."
+        )
+    return (
+        f"{short}, and has no more than {right:.1%} of the training images right: a longer schedule, or a higher "
+        "learning rate, is what to try."
+    )
+
+
 def compare_with_batch_norm(
     described: Mapping[str, Mapping[str, Any]], words: Mapping[str, str]
-) -> tuple[list[str], list[str]]:
-    """What is smaller with batch norm, and what is not, by the means over the seeds: words for keys of ``described``.
+) -> tuple[list[str], list[str], list[str]]:
+    """What is smaller with batch norm, what is larger, and what within noise: words for keys of ``described``.
 
-    ``described`` holds the measures of ``vgg_a`` and ``vgg_a_bn``, each as ``mean_and_interval`` gives it.
+    ``described`` holds the measures of ``vgg_a`` and ``vgg_a_bn``, each as ``mean_and_interval`` gives it; what
+    decides is the interval that decides about the claims, ``ratio_interval``.
     """
-    smaller = [key for key in words if described["vgg_a_bn"][key]["mean"] < described["vgg_a"][key]["mean"]]
-    return [words[key] for key in smaller], [word for key, word in words.items() if key not in smaller]
+    smaller: list[str] = []
+    larger: list[str] = []
+    noise: list[str] = []
+    for key, word in words.items():
+        (low, high), _ = ratio_interval(described["vgg_a"][key], described["vgg_a_bn"][key])
+        (smaller if low > 0 else larger if high < 0 else noise).append(word)
+    return smaller, larger, noise
 
 
 def envelopes(runs: Sequence[Run], smoothing: int, every: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -335,6 +378,19 @@ def describe_landscape(runs: Sequence[Run]) -> dict[str, Any]:
         "maximum_band_width": mean_and_interval([float(band.max()) for band in bands]),
         "runs": [run.name for run in runs],
     }
+
+
+def describe_learnt(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Any]] | None:
+    """The landscape of each network over those learning rates alone at which all of their runs beat guessing.
+
+    ``runs`` has those of each network, as ``describe_landscape`` takes them.  None if these are all rates, or fewer
+    than two.
+    """
+    stuck = {run.config.lr for same in runs.values() for run in same if not beats_guessing(run)}
+    learnt = {name: [run for run in same if run.config.lr not in stuck] for name, same in runs.items()}
+    if not stuck or any(len(group(same, "lr")) < 2 for same in learnt.values()):
+        return None
+    return {name: describe_landscape(same) for name, same in learnt.items()}
 
 
 def describe_probes(runs: Sequence[Run], since: Mapping[int, int | None] | None = None) -> dict[str, Any]:
@@ -372,6 +428,13 @@ def _over_seeds(values: Sequence[float]) -> dict[str, Any] | None:
     """Their mean and interval, where NaN, of a run that diverged throughout, is infinite; None of none."""
     finite = [math.inf if math.isnan(value) else value for value in values]
     return mean_and_interval(finite) if finite else None
+
+
+def best_rate(described: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The learning rate with the highest mean accuracy over the seeds, of ``describe_rates``, and that accuracy."""
+    ends = {rate: mean_and_interval(values) for rate, values in described["final_accuracy"].items()}
+    best = max(ends, key=lambda rate: float(ends[rate]["mean"]))
+    return best, ends[best]
 
 
 def describe_rates(runs: Sequence[Run]) -> dict[str, Any]:

@@ -11,10 +11,9 @@ import pandas as pd
 from cifarnb import insight
 from cifarnb.config import Config
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
-from cifarnb.report.claims import ELSEWHERE, NOT_COMPARABLE, PUBLISHED, REPORTED
-from cifarnb.report.significance import accuracy, counted, mean_and_interval, points, signed, spread
-from cifarnb.report.walks import MEASURES, medians_over_steps
-from cifarnb.runs import Run, learn_together
+from cifarnb.report.claims import ELSEWHERE, PUBLISHED, REPORTED
+from cifarnb.report.significance import accuracy, counted, listed, mean_and_interval, points, signed, spread
+from cifarnb.runs import Run
 
 NOT_RUN = "not run"
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}
@@ -25,6 +24,7 @@ SCHEDULES = {
     "triangle": "up and down",
     "linear": "down",
 }
+PLUS_MINUS = "± is half the 95 % interval over the seeds; where that would reach below 0, their values are in brackets"
 _CLAIMS = {False: ("claims", "the write-up"), True: ("own_claims", "claim")}  # whose: key in a summary, heading
 
 
@@ -46,8 +46,8 @@ def models() -> pd.DataFrame:
 def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
     """Configuration and result of one network as the write-up has them: a column "reported" and one "here".
 
-    ``runs`` differ in the seed; accuracies are their means, the rest is the first one's.  With images held out there
-    is also the epoch that is best on those.
+    ``runs`` differ in the seed; accuracies and seconds are their means, the rest is the first one's.  With images held
+    out there is also the epoch that is best on those.
     """
     run, config = runs[0], runs[0].config
     reported = REPORTED[config.model]
@@ -57,7 +57,7 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
     final = mean_and_interval([r.final_accuracy for r in runs])
     best = mean_and_interval([r.best_accuracy for r in runs])
     best_epochs = ", ".join(str(r.best_epoch) for r in runs)
-    seconds = reported.get("seconds_per_epoch")
+    seconds, mean_seconds = reported.get("seconds_per_epoch"), statistics.fmean(r.seconds_per_epoch for r in runs)
     rows = [
         ("optimizer", reported.get("optimizer"), optimizer),
         ("learning rate", reported.get("lr"), f"{config.lr:g}"),
@@ -69,8 +69,8 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
         ("training images", None, f"{run.provenance['train_images']:,}"),
         ("test images", None, f"{run.provenance['test_images']:,}"),
         ("seeds", None, _seeds(runs)),
-        ("device", None, f"{run.provenance['device_name']}, {run.provenance['precision']}"),
-        ("seconds per epoch", seconds and f"about {seconds:g}", f"{run.seconds_per_epoch:.3g}"),
+        ("device", None, f"{listed(r.provenance['device_name'] for r in runs)}, {run.provenance['precision']}"),
+        ("seconds per epoch", seconds and f"about {seconds:g}", f"{mean_seconds:.3g}"),
         ("**test accuracy, last epoch**", percent(reported.get("accuracy")), f"**{accuracy(final)}**"),
         ("test accuracy, best epoch", _best(reported), f"{accuracy(best)} (epoch {best_epochs})"),
     ]
@@ -99,8 +99,7 @@ def networks(summary: Mapping[str, Any]) -> pd.DataFrame:
         rows.append(
             {
                 "network": network["label"],
-                "parameters": f"{network['parameters']:,}",
-                "multiply-adds": f"{network['multiply_adds'] / 1e6:,.2f} M",
+                **_size(network),
                 "epochs": f"{network['epochs']}" if ran else "–",
                 "s / epoch": f"{network['seconds_per_epoch']['mean']:.3g}" if ran else "–",
                 "reported": percent(network["reported_accuracy"]) or "–",
@@ -111,17 +110,34 @@ def networks(summary: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def beside_well(table: pd.DataFrame, networks: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A table of networks with two columns more: what they reach trained well, without and with augmentation.
+def timed(networks: Sequence[Mapping[str, Any]]) -> str:
+    """For a caption: where the seconds of the networks that ran are from; empty if none did."""
+    devices = [device for network in networks if network["final_accuracy"] for device in network["devices"]]
+    if not devices:
+        return ""
+    return f" Seconds are those of {listed(devices)}, and longer where other runs went on beside."
 
-    ``networks`` are those of ``summary.describe_well``; one that has no row, or not at that width, gets one.
+
+def _size(network: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "parameters": f"{network['parameters']:,}",
+        "multiply-adds": f"{network['multiply_adds'] / 1e6:,.2f} M",
+    }
+
+
+def beside_well(table: pd.DataFrame, networks: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The table of ``networks`` with two columns more: what they reach trained well, without and with augmented tests.
+
+    ``networks`` are those of ``summary.describe_well`` that ran; one that has no row, or not at that width, gets one.
+    Without any the table stays as it is.
     """
+    if not networks:
+        return table
     found = {network["label"]: network for network in networks}
     rows = [dict(row) for _, row in table.iterrows()]
     for label in found:
         if label not in [row["network"] for row in rows]:
-            rest = dict.fromkeys(table.columns, "–") | {"parameters": f"{found[label]['parameters']:,}"}
-            rows.append(rest | {"network": label})
+            rows.append(dict.fromkeys(table.columns, "–") | {"network": label} | _size(found[label]))
     for row in rows:
         network = found.get(row["network"], {})
         for column, key in {"trained well": "final_accuracy", "augmented tests": "tta_accuracy"}.items():
@@ -276,74 +292,6 @@ def claim_tests(summary: Mapping[str, Any], *, own: bool = False) -> pd.DataFram
     return pd.DataFrame(rows, columns=[_CLAIMS[own][1], "decided by", "verdict"])
 
 
-def landscape(described: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """The band of each network (columns) by ``summary.describe_landscape``: its width, in nats (rows)."""
-    rows = {
-        "median over the steps": "median_band_width",
-        "median over the second half": "late_band_width",
-        "maximum": "maximum_band_width",
-    }
-    columns = {LABELS[name]: [spread(found[key]) for key in rows.values()] for name, found in described.items()}
-    return pd.DataFrame(columns, index=[*rows]).rename_axis("width of the band").reset_index()
-
-
-def rates(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
-    """Test accuracy after the last epoch for every learning rate (rows, rising) and network (columns).
-
-    A cell is the mean over the seeds that did not diverge, with half their range where there are several.
-    """
-    columns = {}
-    for name, same in runs.items():
-        ended = pd.Series(
-            [math.nan if run.diverged else run.final_accuracy for run in same], index=[run.config.lr for run in same]
-        )
-        columns[LABELS[name]] = ended.groupby(level=0).agg(lambda values: over_seeds(list(values), _mean_and_range))
-    table = pd.DataFrame(columns).sort_index().fillna(NOT_RUN)
-    table.index = [f"{lr:g}" for lr in table.index]
-    return table.rename_axis("learning rate").reset_index()
-
-
-def probes(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
-    """What walks measured, a row a kind of walk and measure; kind of walk → network → runs, which differ in the seed.
-
-    A cell is the mean over the seeds of the median over the steps at which all networks learn, with half the 95 %
-    confidence interval where there are several.  Seeds with which one does not learn are left out.
-    """
-    rows = []
-    for walk, networks in runs.items():
-        since = learn_together(run for same in networks.values() for run in same)
-        for measure in MEASURES:
-            cells = {LABELS[name]: _over_compared(same, since, measure) for name, same in networks.items()}
-            rows.append({"walk": walk, "median over the steps": measure} | cells)
-    return pd.DataFrame(rows)
-
-
-def learning(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
-    """From which step on each network learns, seed by seed, and how many walks are compared, a row a kind of walk.
-
-    Kind of walk → network → runs, which differ in the seed; those of all networks have the same seeds.  In brackets is
-    the mean training loss of the last ten steps.
-    """
-    rows = []
-    for walk, networks in runs.items():
-        since = learn_together(run for same in networks.values() for run in same)
-        row = {"walk": walk}
-        for name, same in networks.items():
-            row[LABELS[name]] = ", ".join(
-                f"{'never' if run.learns_from is None else run.learns_from} ({run.losses[-10:].mean():.2f})"
-                for run in same
-            )
-        walks = [(run.probes["step"], since[run.config.seed]) for run in same if run.probes is not None]
-        counts = ", ".join("0" if first is None else str((steps >= first).sum()) for steps, first in walks)
-        rows.append(row | {"walks compared": f"{counts} of {len(walks[0][0])}"})
-    return pd.DataFrame(rows)
-
-
-def _over_compared(runs: Sequence[Run], since: Mapping[int, int | None], measure: str) -> str:
-    medians = medians_over_steps(runs, since, measure)
-    return over_seeds(medians, spread_of) if medians else NOT_COMPARABLE
-
-
 def over_seeds(values: Sequence[float], describe: Callable[[Sequence[float]], str]) -> str:
     """The values that are finite, described, and how many are not."""
     finite = [value for value in values if math.isfinite(value)]
@@ -351,13 +299,6 @@ def over_seeds(values: Sequence[float], describe: Callable[[Sequence[float]], st
     if not finite:
         return "diverged"
     return describe(finite) + (f" ({diverged} diverged)" if diverged else "")
-
-
-def _mean_and_range(accuracies: Sequence[float]) -> str:
-    mean = statistics.fmean(accuracies)
-    if len(accuracies) == 1:
-        return percent(mean) or ""
-    return f"{100 * mean:.2f} ± {50 * (max(accuracies) - min(accuracies)):.2f}%"
 
 
 def confused_pairs(confusions: Mapping[str, np.ndarray], classes: Sequence[str], most: int = 3) -> pd.DataFrame:
@@ -422,9 +363,20 @@ def seeds(runs: Sequence[Run]) -> str:
     return f"seeds {_seeds(runs)}: their mean, their range, and each of them faintly"
 
 
+def first_seed(runs: Sequence[Run]) -> str:
+    """For the caption of what is drawn of the first seed alone: ``seed 0``, ``seed 0, the first of 3``."""
+    seeds = {run.config.seed: None for run in runs}
+    return f"seed {next(iter(seeds))}" + (f", the first of {len(seeds)}" if len(seeds) > 1 else "")
+
+
 def count_seeds(runs: Sequence[Run]) -> str:
     """Over how many seeds the runs are: ``1 seed``, ``3 seeds``."""
     return counted(len({run.config.seed for run in runs}), "seed")
+
+
+def plus_minus(runs: Sequence[Run]) -> str:
+    """For the end of a caption: what ± and the values in brackets of ``positive`` are; nothing with one seed."""
+    return f"; {PLUS_MINUS}" if len({run.config.seed for run in runs}) > 1 else ""
 
 
 def spread_of(values: Iterable[float]) -> str:

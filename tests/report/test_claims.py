@@ -14,10 +14,19 @@ from cifarnb.report.claims import (
     REPORTED,
     TOO_SHORT,
     VERDICTS,
+    best_of,
     judge,
+    that_ran,
+    well_that_ran,
 )
 from cifarnb.report.sections import NETWORKS
-from cifarnb.report.significance import mean_and_interval, sampling_difference, sampling_interval, seed_difference
+from cifarnb.report.significance import (
+    mean_and_interval,
+    sampling_difference,
+    sampling_interval,
+    seed_difference,
+    spread,
+)
 
 # Claim by what its text is told by.
 TEXTS = {
@@ -47,13 +56,14 @@ def network(name, accuracies=(0.5,), **measured):
         "final_accuracy": mean_and_interval(accuracies),
         "best_accuracy": mean_and_interval([a + 0.01 for a in accuracies]),
         "best_epochs": mean_and_interval([58]),
+        "settled_epochs": mean_and_interval([50]),
         "seconds_per_epoch": mean_and_interval([4.89]),
         "final_train_loss": mean_and_interval([1.0]),
         "mean_train_loss": mean_and_interval([1.0]),
         "loss_fluctuation": mean_and_interval([1.0]),
         "test_images": 10_000,
-        "seconds_per_image": 1e-4,
-        "device_name": "a small machine",
+        "train_images": 50_000,
+        "devices": ["a small machine"],
         "precision": "float32",
         "landscape": None,
         "probes": None,
@@ -148,6 +158,18 @@ def test_the_better_network_is_told_from_noise(claim, better, worse):
     )
 
 
+def test_what_differs_beside_the_network_is_told_with_the_comparison():
+    def here(**of_the_second):
+        first = network("resnet9", [0.75], epochs=180, lr=1e-4)
+        return verdict("deeper", first, network("resnet6", [0.725], **of_the_second))["here"]
+
+    points = "75.00% against 72.50%, +2.5 points"
+    assert here(epochs=180, lr=2e-4) == points
+    assert here(epochs=100, lr=2e-4) == f"{points}, after 180 and 100 epochs"
+    assert here(epochs=100, lr=1e-4) == f"{points}, after 180 and 100 epochs (learning rate 0.0001)"
+    assert here(epochs=180, lr=1e-4) == f"{points} (learning rate 0.0001)"
+
+
 @pytest.mark.parametrize(
     ("others", "expected"),
     [
@@ -161,12 +183,17 @@ def test_the_better_network_is_told_from_noise(claim, better, worse):
 )
 @pytest.mark.parametrize("pace", [1e-6, 1e-4, 3600.0])
 def test_the_simple_cnn_is_very_fast_beside_the_others_on_whatever_machine(others, expected, pace):
-    """``pace`` is that of the machine, in seconds an image."""
-    simple = network("simple_cnn", seconds_per_image=pace, seconds_per_epoch=mean_and_interval([50_000 * pace]))
-    judged = verdict("fast", simple, *(network(name, seconds_per_image=ratio * pace) for name, ratio in others.items()))
+    """``pace`` is that of the machine, in seconds an image; the others are trained on fewer."""
+    simple = network("simple_cnn", seconds_per_epoch=mean_and_interval([40_000 * pace, 60_000 * pace]))
+    judged = verdict(
+        "fast", simple,
+        *(network(name, seconds_per_epoch=mean_and_interval([100 * ratio * pace]), train_images=100)
+          for name, ratio in others.items()),
+    )  # fmt: skip
     assert judged["verdict"] == expected
     nearest = min(others, key=others.get)
-    assert judged["here"].startswith(f"{50_000 * pace:.3g} s per epoch on a small machine, {others[nearest]:.3g} times")
+    seconds, ratio = spread(simple["seconds_per_epoch"]), f"{others[nearest]:.3g}"
+    assert judged["here"].startswith(f"{seconds} s per epoch on a small machine, {ratio} times")
     assert LABELS[nearest] in judged["here"]
     assert "a small machine in float32" in judged["test"]
     assert judged["reported"] == "about 4.89 s per epoch"
@@ -174,18 +201,22 @@ def test_the_simple_cnn_is_very_fast_beside_the_others_on_whatever_machine(other
 
 @pytest.mark.parametrize(
     "elsewhere",
-    [{"device_name": "a small machine (2 threads)"}, {"precision": "bfloat16"}],
-    ids=["device", "precision"],
+    [
+        {"devices": ["a small machine (2 threads)"]},
+        {"devices": ["a small machine", "another"]},
+        {"precision": "bfloat16"},
+    ],
+    ids=["device", "devices", "precision"],
 )
 def test_times_of_different_machines_are_not_compared(elsewhere):
     simple = network("simple_cnn")
-    other = network("resnet6", seconds_per_image=1.0, **elsewhere)
+    other = network("resnet6", seconds_per_epoch=mean_and_interval([5e4]), **elsewhere)
     for networks in ([simple], [simple, other]):
         judged = verdict("fast", *networks)
         assert judged["verdict"] == NOT_COMPARABLE
         assert judged["here"] == "4.89 s per epoch on a small machine"
         assert "no other network was trained on a small machine in float32" in judged["test"]
-    here = network("vgg_a", seconds_per_image=2.2e-4)
+    here = network("vgg_a", seconds_per_epoch=mean_and_interval([11]))
     judged = verdict("fast", simple, other, here)
     assert judged["verdict"] == NOISE
     assert LABELS["vgg_a"] in judged["here"]
@@ -203,7 +234,7 @@ def test_it_converges_fast_if_the_best_epoch_is_early(epochs, expected):
     judged = verdict("early", network("resnet6", best_epochs=mean_and_interval(epochs)))
     assert judged["verdict"] == expected
     assert judged["here"].startswith(f"best at epoch {sum(epochs) / len(epochs):.0f}")
-    assert judged["here"].endswith(" of 100")
+    assert judged["here"].endswith(" of 100, within a point of the end from epoch 50 on")
 
 
 @pytest.mark.parametrize("claim", MEASURED)
@@ -364,6 +395,32 @@ def test_the_band_is_told_with_its_seeds_and_that_of_the_narrow_networks_must_ag
     assert "Welch" in found["test"]
     assert found["test"].endswith("all must agree")
     assert of([0.5, 0.51, 0.5], [0.2, 0.21, 0.2])["verdict"] == NOISE
+
+
+def test_the_best_of_all_networks_may_be_one_trained_well():
+    there = [network("simple_cnn", [0.6]), network("resnet9", [0.89]), {"name": "vgg_a", "final_accuracy": None}]
+    well = [network("resnet9", [0.93, 0.94]), {"name": "resnet6", "final_accuracy": None}]
+    summary = {"networks": there, "well": well}
+    assert well_that_ran(summary) == well[:1]
+    assert [n["label"] for n in that_ran(summary)] == [
+        "Simple CNN", "ResNet, 9 blocks", "ResNet, 9 blocks, trained well",
+    ]  # fmt: skip
+    assert best_of(that_ran(summary))["label"] == "ResNet, 9 blocks, trained well"
+    assert best_of(that_ran({"networks": there})) is there[1]
+    assert well_that_ran({"networks": there}) == []
+
+
+def test_the_band_is_told_also_over_the_rates_at_which_both_learn():
+    def landscape(width, learnt):
+        common = {"lrs": [0.1, 0.2], "runs": []}
+        band = common | {"width": 1.0, "median_band_width": mean_and_interval([width])}
+        return {"landscape": band | {"learnt": {"median_band_width": mean_and_interval([learnt])}}}
+
+    found = verdict("band", network("vgg_a_bn", **landscape(0.135, 0.08)), network("vgg_a", **landscape(2.2, 0.16)))
+    assert found["here"] == (
+        "median width of the band 0.135 with batch norm, 2.2 without (1 seed), "
+        "of which over the rates at which both beat guessing 0.08 with batch norm, 0.16 without"
+    )
 
 
 @pytest.mark.parametrize(("steps", "short"), [(99, True), (100, False)])

@@ -53,7 +53,7 @@ DRAWINGS = {  # every figure, drawn from few data
         {seed: {"vgg_a": (np.array([1.0, 2]), np.array([2.0, 3]))} for seed in (0, 1)}
     ),
     "accuracy_against_parameters": lambda run, data: figures.accuracy_against_parameters(
-        [network("simple_cnn", 62_006, 0.5, 0.64)]
+        [network("simple_cnn", 62_006, 0.5, 0.64)], [network("fast_cnn", 1_971_352, 0.9, None)]
     ),
     "probes": lambda run, data: figures.probes({"vgg_a": [probed()], "vgg_a_bn": [probed(), probed()]}),
     "rates": lambda run, data: figures.rates({"vgg_a": [run("vgg_a"), run("vgg_a", seed=1)], "resnet9": [run()]}),
@@ -229,7 +229,10 @@ def test_the_band_of_the_landscape_is_the_envelope():
         "vgg_a": (np.array([1.0, 2, 1]), np.array([3.0, 4, 2])),
         "vgg_a_bn": (np.array([0.5, 0.25]), np.array([1.0, 0.5])),
     }
-    (ax,) = figures.loss_landscape(envelopes).axes
+    figure = figures.loss_landscape(envelopes)
+    (ax,) = figure.axes
+    assert ax.get_legend() is None  # which would lie on the bands
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [LABELS[name] for name in envelopes]
     for (name, edges), collection in zip(envelopes.items(), ax.collections, strict=True):
         assert band(collection) == dict(enumerate(zip(*edges, strict=True), start=1))
         assert collection.get_label() == LABELS[name]
@@ -589,6 +592,17 @@ def test_accuracy_stands_over_the_parameters_and_the_reported_one_as_a_ring():
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["Simple CNN", "VGG-A", "reported"]
 
 
+def test_what_is_reached_trained_well_is_a_diamond():
+    networks = [network("resnet6", 692_122, 0.87, 0.7706), network("vgg_a_bn", 9_756_426, None, None)]
+    trained = {"resnet6": (692_122, 0.93), "vgg_a_bn": (9_756_426, 0.92), "fast_cnn": (1_971_352, 0.94)}
+    well = [network(name, *at, None) for name, at in trained.items()]
+    (ax,) = figures.accuracy_against_parameters(networks, well).axes
+    drawn = [line for line in ax.lines if line.get_marker() == "D" and points(line)]
+    assert {points(line)[0]: line.get_color() for line in drawn} == {at: COLORS[name] for name, at in trained.items()}
+    named = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert named == ["ResNet, 6 blocks", "VGG-A + BN", "Fast CNN", "reported", "trained well"]
+
+
 def test_every_network_has_a_colour_of_its_own():
     assert [*COLORS] == [*LABELS]
     assert len(set(COLORS.values())) == len(LABELS)
@@ -613,3 +627,9 @@ def test_an_axis_by_ratios_has_plain_numbers(low, high, expected):
     figure.draw_without_rendering()
     labels = {(text.get_position()[1], text.get_text()) for text in ax.get_yticklabels(which="both")}
     assert [text for at, text in sorted(labels) if text and low <= at <= high] == expected
+
+
+def test_what_captions_say_of_high_losses_is_what_is_drawn():
+    (ax, _) = figures.loss_surfaces(LINE, {"vgg_a": BOWL**20}).axes
+    highest = f"{contours(ax).levels.max():g}"
+    assert f"Losses above {highest} are drawn as {highest}." == figures.CLIPPED

@@ -85,8 +85,12 @@ def test_the_claims_stand_at_the_front_with_their_verdicts(make_run, make_summar
 
     claim = "| Residual connections and batch norm do much better than the simple CNN. | 77.06% against 64% |"
     link = "[–](#table-networks) |"
-    assert f"{claim} 90.00% against 20.00%, +70.0 points | **confirmed** | {link}" in page(low, high)
-    assert f"{claim} 20.00% against 90.00%, −70.0 points | **not confirmed** | {link}" in page(high, low)
+    assert f"{claim} 90.00% against 20.00%, +70.0 points (learning rate 0.001) | **confirmed** | {link}" in page(
+        low, high
+    )
+    assert f"{claim} 20.00% against 90.00%, −70.0 points (learning rate 0.001) | **not confirmed** | {link}" in page(
+        high, low
+    )
     counted = f"3 confirmed, 1 not confirmed, 1 {NOT_COMPARABLE}, 10 not run"
     assert f"- **The write-up's 15 claims:** {counted}" in page(low, high)
     counted = f"3 confirmed, 1 within noise, 1 {NOT_COMPARABLE}, 10 not run"

@@ -12,10 +12,13 @@ from cifarnb.report.significance import (
     counted,
     error_in_blocks,
     holm_levels,
+    listed,
     mcnemar,
     mean_and_interval,
     paired_difference,
     points,
+    positive,
+    ratio_interval,
     sampling_difference,
     sampling_interval,
     sampling_p_value,
@@ -53,6 +56,37 @@ def test_the_difference_between_seeds_is_welchs():
     expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert seed_difference(a, b) == pytest.approx((expected.low, expected.high))
     assert seed_difference([1.0, 1.0], [0.5, 0.5]) == (0.5, 0.5)
+
+
+def test_the_ratio_of_several_seeds_is_welchs_and_of_single_ones_a_threshold():
+    def of(a, b):
+        return ratio_interval(mean_and_interval(a), mean_and_interval(b))
+
+    a, b = [2.0, 2.2, 2.1], [1.0, 1.5, 1.2]
+    interval, words = of(a, b)
+    assert interval == pytest.approx(seed_difference(np.log(a), np.log(b)))
+    assert "Welch" in words
+    interval, words = of([3.0], [2.0])
+    assert interval == pytest.approx((math.log(1.5) - math.log(1.25), math.log(1.5) + math.log(1.25)))
+    assert words == "single or diverged runs: a ratio below 1.25 counts as noise"
+    assert of([math.inf], [2.0])[0][0] == math.inf
+    assert of([math.inf], [math.inf])[0] == (-math.inf, math.inf)
+
+
+def test_a_positive_measure_whose_interval_reaches_0_is_told_by_its_values():
+    assert positive(mean_and_interval([1.0, 2.0, 6.0])) == "3 (1, 2, 6)"  # 3 ± 6.6
+    assert positive(mean_and_interval([2.9, 3.0, 3.1])) == spread(mean_and_interval([2.9, 3.0, 3.1])) == "3 ± 0.25"
+    assert positive(mean_and_interval([0.5])) == "0.5"
+    with np.errstate(invalid="ignore"):
+        assert positive(mean_and_interval([math.inf, 1.0])) == "inf"
+    assert positive(mean_and_interval([0.1, 0.5]), accuracy) == "30.00% (10.00%, 50.00%)"
+    assert positive(mean_and_interval([0.49, 0.51]), accuracy) == "50.00 ± 12.71%"
+
+
+def test_words_are_listed_once_each():
+    assert listed(["a"]) == listed(["a", "a"]) == "a"
+    assert listed(["b", "a", "b"]) == "b and a"
+    assert listed("abac") == "a, b and c"
 
 
 def test_the_sampling_interval_covers_the_true_accuracy_as_often_as_it_says():

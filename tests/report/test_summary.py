@@ -13,8 +13,10 @@ from cifarnb.report.claims import CONFIRMED, NOT_RUN, NOT_TESTED, TOO_SHORT
 from cifarnb.report.significance import mean_and_interval
 from cifarnb.report.summary import (
     beats_guessing,
+    best_rate,
     compare_with_batch_norm,
     describe_landscape,
+    describe_learnt,
     describe_network,
     describe_probes,
     describe_rates,
@@ -22,14 +24,17 @@ from cifarnb.report.summary import (
     gap,
     loss_fluctuation,
     networks_to_look_at,
+    settled_epoch,
     summarize,
+    what_is_missing,
 )
 from cifarnb.runs import NotRunError
 
 
 def test_a_network_is_described_by_its_records(make_run):
     first = make_run("resnet6", accuracies=[0.2, 0.6, 0.5], losses=[2.0, 1.0], provenance={"train_images": 200})
-    second = make_run("resnet6", accuracies=[0.1, 0.2, 0.7], losses=[2.0, 0.5], seed=1)
+    elsewhere = {"device_name": "a large machine"}
+    second = make_run("resnet6", accuracies=[0.1, 0.2, 0.7], losses=[2.0, 0.5], seed=1, provenance=elsewhere)
     described = describe_network("resnet6", [first, second])
     assert described["label"] == LABELS["resnet6"]
     assert described["parameters"] == 692_122
@@ -45,8 +50,9 @@ def test_a_network_is_described_by_its_records(make_run):
     assert described["loss_fluctuation"] == mean_and_interval([0.5, 0.75])
     assert described["train_images"] == 200
     assert described["seconds_per_epoch"] == mean_and_interval([4.0, 4.0])  # of 2, 4 and 6
-    assert described["seconds_per_image"] == pytest.approx(4 / 256)
-    assert (described["device_name"], described["precision"]) == ("a small machine", "float32")
+    assert described["settled_epochs"] == mean_and_interval([3, 3])
+    assert (described["devices"], described["precision"]) == (["a large machine", "a small machine"], "float32")
+    assert described["lr"] == 0.001
     assert described["diverged"] is False
     assert (described["run"], described["runs"]) == (first.name, [first.name, second.name])
     assert json.loads(json.dumps(described)) == described
@@ -99,6 +105,14 @@ def test_every_seed_has_a_band_of_its_own(make_run):
     assert describe_landscape(runs)["lrs"] == [0.1, 0.2]
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "epoch"),
+    [([0.5], 1), ([0.5, 0.5], 1), ([0.3, 0.49, 0.51, 0.5], 2), ([0.5, 0.3, 0.5], 3), ([0.3, 0.52, 0.5], 3)],
+)
+def test_it_has_settled_once_it_stays_within_a_point_of_its_end(accuracies, epoch, make_run):
+    assert settled_epoch(make_run(accuracies=accuracies)) == epoch
+
+
 def test_the_fluctuation_is_the_median_deviation_within_windows(make_run):
     steps = np.random.default_rng(0).normal(size=170).astype(np.float32)
     expected = np.median([steps[i : i + 50].std(dtype=np.float64) for i in (0, 50, 100)])
@@ -109,6 +123,21 @@ def test_the_fluctuation_is_the_median_deviation_within_windows(make_run):
 def test_a_rate_that_diverged_widens_the_band_without_end(make_run):
     runs = [make_run("vgg_a", losses=[2, 1, 1]), make_run("vgg_a", lr=0.5, losses=[3, math.nan, math.nan])]
     assert describe_landscape(runs)["median_band_width"]["mean"] == math.inf
+
+
+def test_the_band_over_the_rates_at_which_all_networks_beat_guessing(make_run):
+    def tried(name, stuck_at, rates=(1e-3, 5e-4, 1e-4)):
+        return [
+            make_run(name, lr=lr, seed=seed, losses=[1 + lr * 1000, 1.0], accuracies=[0.1 if lr == stuck_at else 0.6])
+            for lr in rates for seed in (0, 1)
+        ]  # fmt: skip
+
+    plain, normed = tried("vgg_a", 1e-3), tried("vgg_a_bn", None)
+    learnt = describe_learnt({"vgg_a": plain, "vgg_a_bn": normed})
+    assert learnt["vgg_a_bn"] == describe_landscape(normed[2:])
+    assert learnt["vgg_a"]["lrs"] == [5e-4, 1e-4]
+    assert describe_learnt({"vgg_a": normed, "vgg_a_bn": normed}) is None  # nothing to leave out
+    assert describe_learnt({"vgg_a": plain[:4], "vgg_a_bn": normed[:4]}) is None  # one rate is left
 
 
 def test_the_band_of_rates_that_all_diverged_is_without_end(make_run):
@@ -173,6 +202,25 @@ def test_rates_are_described_by_how_many_come_near_the_best(make_run):
     assert json.loads(json.dumps(described)) == described
 
 
+def test_the_best_rate_is_that_with_the_best_mean_over_the_seeds():
+    described = {"final_accuracy": {"0.001": [0.6, 0.62], "0.003": [0.1, 0.9], "0.01": [0.61, 0.6]}}
+    assert best_rate(described) == ("0.001", mean_and_interval([0.6, 0.62]))
+
+
+def test_what_is_missing_is_told_by_the_training_images(make_run):
+    def told(final, right, images=10_000):
+        run = make_run("resnet9", accuracies=[final], provenance={"test_images": images})
+        run = dataclasses.replace(run, history=run.history.assign(train_accuracy=right))
+        return what_is_missing(run, describe_network("resnet9", [run]))
+
+    assert told(0.9029, 0.99) == "The network reaches the write-up's number, or more."
+    assert told(0.9, 0.99).endswith("is 0.3 points short of the write-up's number, which is within noise.")
+    fitted = told(0.89, 0.9942)
+    assert "1.3 points short of the write-up's number. Of the training images it has 99.4% right already" in fitted
+    assert "regularisation" in fitted
+    assert "no more than 93.0% of the training images right: a longer schedule" in told(0.89, 0.93)
+
+
 def test_what_is_better_than_guessing_is_told_by_the_test_images(make_run):
     def ended(accuracy, images):
         return make_run("vgg_a", accuracies=[0.9, accuracy], provenance={"test_images": images})
@@ -194,12 +242,15 @@ def test_the_gap_between_training_and_test_images_in_words(make_run):
     assert gap(augmented)[1].startswith("the accuracy on the training images, as they are augmented, is")
 
 
-def test_what_is_smaller_with_batch_norm_is_told_by_the_means():
+def test_what_is_smaller_with_batch_norm_is_told_by_the_interval_of_the_claims():
+    without = {"a": [1.0], "b": [1.0], "c": [1.0], "d": [2.0, 2.1], "e": [2.0, 9.0], "f": [2.0, 2.1], "g": [math.inf]}
+    with_it = {"a": [0.7], "b": [0.9], "c": [1.3], "d": [1.0, 1.1], "e": [1.0, 1.1], "f": [3.0, 3.1], "g": [1.0]}
     described = {
-        "vgg_a": {key: mean_and_interval(values) for key, values in {"a": [1, 2], "b": [1.0], "c": [3.0]}.items()},
-        "vgg_a_bn": {key: mean_and_interval(values) for key, values in {"a": [0, 2], "b": [1.0], "c": [4.0]}.items()},
+        name: {key: mean_and_interval(values) for key, values in measured.items()}
+        for name, measured in (("vgg_a", without), ("vgg_a_bn", with_it))
     }
-    assert compare_with_batch_norm(described, {"a": "width", "c": "β", "b": "range"}) == (["width"], ["β", "range"])
+    found = compare_with_batch_norm(described, {key: key.upper() for key in without})
+    assert found == (["A", "D", "G"], ["C", "F"], ["B", "E"])
 
 
 def test_envelopes_by_network_smoothed_and_thinned(make_run):

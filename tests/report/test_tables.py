@@ -1,14 +1,13 @@
 import math
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from cifarnb import experiment, insight
 from cifarnb.models import LABELS, MODELS
-from cifarnb.report import tables, walks
-from cifarnb.report.claims import NOT_COMPARABLE
+from cifarnb.report import tables
+from cifarnb.report.significance import mean_and_interval
+from cifarnb.report.summary import describe_network
 
 
 def rows(table):
@@ -69,8 +68,9 @@ def test_configuration_and_result_beside_the_write_up(make_run):
     config = {"optimizer": "adam", "lr": 1e-4, "schedule": "cosine", "batch_size": 32, "augment": True}
     runs = [
         make_run("resnet6", accuracies=[0.6, 0.5], **config),
-        make_run("resnet6", accuracies=[0, 0.25], seed=3, **config),
+        make_run("resnet6", accuracies=[0, 0.25], seed=3, provenance={"device_name": "another"}, **config),
     ]
+    runs[1].history["seconds"] *= 3
     assert rows(tables.config_and_result(runs)) == {
         "optimizer": ("Adam", "Adam"),
         "learning rate": ("0.0001", "0.0001"),
@@ -82,8 +82,8 @@ def test_configuration_and_result_beside_the_write_up(make_run):
         "training images": ("not stated", "256"),
         "test images": ("not stated", "64"),
         "seeds": ("not stated", "0, 3"),
-        "device": ("not stated", "a small machine, float32"),
-        "seconds per epoch": ("not stated", "3"),
+        "device": ("not stated", "a small machine and another, float32"),
+        "seconds per epoch": ("not stated", "6"),  # of 3 and 9
         "**test accuracy, last epoch**": ("77.06%", "**37.50 ± 158.83%**"),  # t(0.975, 1) = 12.706, times 12.5
         "test accuracy, best epoch": ("at epoch 58", "42.50 ± 222.36% (epoch 1, 2)"),
     }
@@ -148,6 +148,29 @@ def test_networks_beside_the_write_up(make_run, make_summary):
     ]
 
 
+def test_beside_the_networks_stands_what_they_reach_trained_well(make_run, make_summary):
+    table = tables.networks(make_summary(simple_cnn=[make_run(accuracies=[0.4])], resnet6=[]))
+    well = [describe_network(name, [make_run(name, accuracies=[0.9])]) for name in ("resnet6", "fast_cnn")]
+    well[0]["tta_accuracy"], well[1]["tta_accuracy"] = None, mean_and_interval([0.95])
+    beside = rows(tables.beside_well(table, well))
+    assert {name: cells[-2:] for name, cells in beside.items()} == {
+        "Simple CNN": ("–", "–"),
+        "ResNet, 6 blocks": ("90.00%", "–"),
+        "Fast CNN": ("90.00%", "95.00%"),
+    }
+    assert beside["Fast CNN"][:2] == (f"{well[1]['parameters']:,}", f"{well[1]['multiply_adds'] / 1e6:.2f} M")
+    assert set(beside["Fast CNN"][2:-2]) == {"–"}
+    assert tables.beside_well(table, []) is table
+
+
+def test_a_caption_tells_where_seconds_are_from(make_run):
+    runs = {name: make_run(model, provenance={"device_name": name}) for name, model in (("A", "vgg_a"), ("B", "vgg_a"))}
+    first, both = describe_network("vgg_a", [runs["A"]]), describe_network("vgg_a", [runs["B"], runs["A"]])
+    assert tables.timed([first]) == " Seconds are those of A, and longer where other runs went on beside."
+    assert tables.timed([both, first]).startswith(" Seconds are those of A and B, ")
+    assert tables.timed([describe_network("vgg_a", [])]) == ""
+
+
 def test_a_network_the_write_up_has_no_number_of(make_run, make_summary):
     table = tables.networks(make_summary(vgg_a=[make_run("vgg_a")]))
     assert table["reported"].tolist() == ["–"]
@@ -159,7 +182,7 @@ def test_claims_with_their_verdicts(make_run, make_summary):
     summary = make_summary(simple_cnn=worse, resnet6=better, resnet9=deeper)
     table = rows(tables.claims(summary))
     assert len(table) == len(summary["claims"])
-    here = "50.00% against 40.00%, +10.0 points"
+    here = "50.00% against 40.00%, +10.0 points (learning rate 0.001)"
     link = "[–](#table-networks)"
     residual = table["Residual connections and batch norm do much better than the simple CNN."]
     assert residual == ("77.06% against 64%", here, "**within noise**", link)  # on 64 test images
@@ -169,88 +192,12 @@ def test_claims_with_their_verdicts(make_run, make_summary):
     assert "Newcombe" in tested["Residual connections and batch norm do much better than the simple CNN."][0]
 
 
-def test_the_width_of_the_bands():
-    described = {
-        "vgg_a": {
-            "median_band_width": {"mean": 0.5, "ci95": [0.4, 0.6]},
-            "late_band_width": {"mean": 0.25, "ci95": None},
-            "maximum_band_width": {"mean": math.inf, "ci95": [math.nan, math.nan]},
-        }
-    }
-    assert rows(tables.landscape(described)) == {
-        "median over the steps": ("0.5 ± 0.1",),
-        "median over the second half": ("0.25",),
-        "maximum": ("inf",),
-    }
-
-
 def test_the_epoch_that_images_held_out_select_is_told(make_run):
     run = make_run(accuracies=[0.3, 0.5, 0.4], validation_size=10)
     run.history["validation_accuracy"] = [0.1, 0.2, 0.3]
     table = rows(tables.config_and_result([run]))
     assert table["test accuracy, best epoch on the images held out"] == ("not stated", "40.00% (epoch 3)")
     assert table["test accuracy, best epoch"][1] == "50.00% (epoch 2)"
-
-
-def test_accuracies_over_many_rates_and_seeds():
-    def run(lr, accuracy, diverged=False):
-        return SimpleNamespace(config=SimpleNamespace(lr=lr), final_accuracy=accuracy, diverged=diverged)
-
-    runs = {
-        "vgg_a": [run(0.1, 0.1, True), run(1e-3, 0.5), run(1e-3, 0.53), run(1e-3, 0.59), run(0.01, 0.625)],
-        "vgg_a_bn": [run(1.0, 0.1, True), run(1.0, 0.1, True), run(0.1, 0.75), run(0.1, 0.1, True), run(0.01, 0.7)],
-    }
-    table = tables.rates(runs)
-    assert [*table] == ["learning rate", LABELS["vgg_a"], LABELS["vgg_a_bn"]]
-    assert [*map(tuple, table.itertuples(index=False))] == [
-        ("0.001", "54.00 ± 4.50%", "not run"),
-        ("0.01", "62.50%", "70.00%"),
-        ("0.1", "diverged", "75.00% (1 diverged)"),
-        ("1", "not run", "diverged"),
-    ]
-
-
-NAN, INF = math.nan, math.inf
-
-
-def probed(loss_min, loss_max, change_max, beta, learns_from=0, seed=0):
-    columns = {"loss_min": loss_min, "loss_max": loss_max, "change_max": change_max, "beta": beta}
-    probes = pd.DataFrame(columns | {"step": range(0, 10 * len(beta), 10)})
-    losses = np.full(30, 2.0)
-    return SimpleNamespace(probes=probes, learns_from=learns_from, losses=losses, config=SimpleNamespace(seed=seed))
-
-
-def test_medians_over_the_steps_that_are_finite():
-    run = probed([1.0, 1, 1, INF], [2.0, 4, INF, INF], [NAN, 3.0, 7, 8], [NAN, INF, NAN, INF])
-    assert walks.median_over_steps(run, "range of the loss") == 2  # of 1 and 3
-    assert walks.median_over_steps(run, "change of the gradient") == 7
-    assert math.isnan(walks.median_over_steps(run, "β"))
-
-
-def test_walks_by_kind_measure_and_network():
-    plain = probed([1.0, 1, 1], [2.0, 3, 9], [1234.5, 1, 5000], [0.012345] * 3)
-    nothing = probed(*[[INF, NAN, NAN]] * 4)
-    table = tables.probes(
-        {
-            "steps of SGD": {"vgg_a": [plain], "vgg_a_bn": [nothing, nothing]},
-            "long steps": {"vgg_a": [nothing, plain], "vgg_a_bn": [plain]},
-        }
-    )
-    assert [*table] == ["walk", "median over the steps", "VGG-A", "VGG-A + BN"]
-    assert [*map(tuple, table.itertuples(index=False))] == [
-        ("steps of SGD", "range of the loss", "2", "diverged"),
-        ("steps of SGD", "change of the gradient", "1,230", "diverged"),
-        ("steps of SGD", "β", "0.0123", "diverged"),
-        ("long steps", "range of the loss", "2 (1 diverged)", "2"),
-        ("long steps", "change of the gradient", "1,230 (1 diverged)", "1,230"),
-        ("long steps", "β", "0.0123 (1 diverged)", "0.0123"),
-    ]
-
-
-def test_walks_over_several_seeds_have_their_interval():
-    seeds = [probed([0.0], [loss], [100 * loss], [1.0]) for loss in (1.0, 2.0, 6.0)]
-    # mean 3, deviation √7, t(0.975, 2) = 4.3027: 4.3027 · √7 / √3 = 6.5725
-    assert tables.probes({"steps": {"vgg_a": seeds}})["VGG-A"].tolist() == ["3 ± 6.6", "300 ± 660", "1 ± 0"]
 
 
 def test_an_accuracy_over_several_seeds_has_its_interval():
@@ -270,43 +217,27 @@ def test_a_caption_tells_the_seeds_and_how_several_are_drawn(make_run):
     assert tables.seeds(runs) == "seeds 3, 0: their mean, their range, and each of them faintly"
 
 
+def test_the_first_seed_is_told_beside_others_only(make_run):
+    runs = [make_run("vgg_a", seed=seed) for seed in (3, 3, 0)]
+    assert tables.first_seed(runs[:2]) == "seed 3"
+    assert tables.first_seed(runs) == "seed 3, the first of 2"
+
+
 def test_seeds_are_counted_once(make_run):
     runs = [make_run("vgg_a", seed=seed) for seed in (0, 0, 2)]
     assert tables.count_seeds(runs[:2]) == "1 seed"
     assert tables.count_seeds(runs) == "2 seeds"
 
 
+def test_a_caption_tells_what_plus_minus_is_where_there_are_several_seeds(make_run):
+    runs = [make_run("vgg_a", seed=seed) for seed in (0, 0, 2)]
+    assert tables.plus_minus(runs[:2]) == ""
+    assert tables.plus_minus(runs) == f"; {tables.PLUS_MINUS}"
+
+
 def test_values_of_several_seeds_have_their_interval():
     assert tables.spread_of([0.25]) == "0.25"
     assert tables.spread_of(value for value in (1.0, 2.0, 6.0)) == "3 ± 6.6"
-
-
-def test_walks_count_from_the_step_on_at_which_both_networks_learn():
-    values = [[0.0] * 3, [1.0, 5, 7], [1.0] * 3, [9.0, 2, 4]]
-    early, late, never = (probed(*values, learns_from=step) for step in (0, 5, None))
-    assert walks.median_over_steps(late, "β", since=5) == 3  # of 2 and 4, at the steps 10 and 20
-
-    def cells(plain, normed):
-        table = tables.probes({"steps": {"vgg_a": plain, "vgg_a_bn": normed}})
-        return [*table.iloc[[0, 2]][["VGG-A", "VGG-A + BN"]].itertuples(index=False, name=None)]
-
-    assert cells([late], [early]) == [("6", "6"), ("3", "3")]
-    assert cells([never], [early]) == [(NOT_COMPARABLE, NOT_COMPARABLE)] * 2
-    other = [probed(*values, seed=1, learns_from=step) for step in (0, None)]
-    assert cells([early, other[1]], [late, other[0]]) == [("6", "6"), ("3", "3")]  # seed 1 is left out of both
-
-
-def test_since_when_networks_learn_and_how_many_walks_are_compared():
-    values = [[0.0] * 3] * 4
-    plain = [probed(*values, learns_from=1_050), probed(*values, learns_from=None, seed=1)]
-    normed = [probed(*values, learns_from=0), probed(*values, learns_from=7, seed=1)]
-    table = tables.learning(
-        {"SGD": {"vgg_a": plain, "vgg_a_bn": normed}, "Adam": {"vgg_a": normed, "vgg_a_bn": normed}}
-    )
-    assert rows(table) == {
-        "SGD": ("1050 (2.00), never (2.00)", "0 (2.00), 7 (2.00)", "0, 0 of 3"),
-        "Adam": ("0 (2.00), 7 (2.00)", "0 (2.00), 7 (2.00)", "3, 2 of 3"),
-    }
 
 
 def test_the_layers_of_a_narrow_network_are_its_own():
