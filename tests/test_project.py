@@ -32,7 +32,7 @@ LAYERS = [
     "training report.figures report.tables report.requirements",
     "experiment report.sections report.front report.display report.insight_figures report.change_figures",
     "report.summary report.execution report.placing bench",
-    "report.plan",
+    "report.plan report.norm_tables",
     "report.build",
     "report.verify report.compare",
     "cli",

@@ -106,13 +106,13 @@ def show_result(runs: Sequence[Run]) -> None:
     ``runs`` differ in the seed.
     """
     model, width = runs[0].config.model, runs[0].config.width
-    if "accuracy" in REPORTED[model]:
+    if "accuracy" in REPORTED.get(model, {}):
         told = (
             ", as the write-up reports them and as they came out here. It does not say whether its accuracy is the "
             "last or the best epoch's."
         )
     else:
-        told = ". The write-up gives the learning rate and shows curves, no number."
+        told = ". The write-up gives the learning rate and shows curves, no number." if model in REPORTED else "."
     table = tables.config_and_result(runs)
     show_table(table, f"result-{model}", f"{label(model, width)}: configuration and result{told}")
     show_weights(runs[0])

@@ -1,5 +1,6 @@
 """One function per figure: records in, a matplotlib Figure out.  Reads no file, shows nothing."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from cifarnb.models import LABELS
 from cifarnb.report.significance import sampling_interval, signed
+from cifarnb.report.style import PERCENT
 from cifarnb.report.style import styled_figure as _styled
 from cifarnb.runs import Run
 
 PALETTE = sns.color_palette("colorblind")
-COLORS = dict(zip(LABELS, [PALETTE[i] for i in (1, 0, 2, 3, 4, 9, 7, 5)], strict=False))
+COLORS = dict(zip(LABELS, itertools.cycle(PALETTE[i] for i in (1, 0, 2, 3, 4, 9, 7, 5)), strict=False))
 WIDTH = 7.6  # inches; at 100 pixels an inch the report's column
 _TOP_LOSS = 100.0  # chance is 2.3: beyond, a surface tells nothing, and one peak would take all the levels
 CLIPPED = f"Losses above {_TOP_LOSS:g} are drawn as {_TOP_LOSS:g}."  # for the captions of surfaces
@@ -170,7 +172,7 @@ def gap(rungs: Sequence[Mapping[str, Any]], reported: float) -> Figure:
     )
     ax.set(ylim=(len(rungs) - 0.5, -1), xlabel="test accuracy")
     ax.margins(x=0.12)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+    ax.xaxis.set_major_formatter(PERCENT)
     return figure
 
 
@@ -196,7 +198,7 @@ def _label_axes(ax: Axes, quantity: str) -> None:
     ax.set(xlabel="epoch", ylabel=quantity)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if quantity == "accuracy":
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+        ax.yaxis.set_major_formatter(PERCENT)
 
 
 def _plain(value: float) -> str:
@@ -363,7 +365,7 @@ def rates(runs: Mapping[str, Sequence[Run]]) -> Figure:
     if diverged:
         left.plot([], [], color="0.3", label="diverged", ms=7, **cross)
     left.set(xscale="log", xlabel="learning rate", ylabel="test accuracy")
-    left.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+    left.yaxis.set_major_formatter(PERCENT)
     right.set(xscale="log", xlabel="learning rate", ylabel="training loss")
     if not all_diverged:
         _scale_by_ratio(right.yaxis)  # which an axis without a line cannot be
@@ -487,6 +489,6 @@ def accuracy_against_parameters(
     _scale_by_ratio(ax.xaxis, lambda n: f"{n / 1e6:g} M" if n >= 1e6 else f"{n / 1e3:g} k")
     ax.set(xlabel="parameters", ylabel="test accuracy")
     ax.margins(x=0.15, y=0.15)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+    ax.yaxis.set_major_formatter(PERCENT)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -7,11 +7,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from cifarnb.models import LABELS
 from cifarnb.report.figures import COLORS, WIDTH
-from cifarnb.report.style import styled_figure
+from cifarnb.report.style import PERCENT, styled_figure
 
 FILTERS_A_ROW = 16
 TITLE = 0.45  # room above a picture for what stands there, in pictures
@@ -21,7 +21,6 @@ UNITS = {  # of what is done to images: what the axis says
     "blur": "standard deviation of the blur, pixels",
     "contrast": "contrast taken away",
 }
-_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g}%")
 _BY_CLASS = mpl.colormaps["tab10"]
 
 
@@ -123,7 +122,7 @@ def class_accuracy(accuracies: Mapping[str, np.ndarray], classes: Sequence[str])
         ax.plot(range(len(classes)), shares, "o", color=COLORS[name], label=LABELS[name], ms=7, alpha=0.85)
     ax.set_xticks(range(len(classes)), classes, rotation=30)
     ax.set(ylabel="accuracy", ylim=(None, 1.02))
-    ax.yaxis.set_major_formatter(_PERCENT)
+    ax.yaxis.set_major_formatter(PERCENT)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
@@ -143,8 +142,8 @@ def reliability(diagrams: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray
             ax.plot(means[there], shares[there], line, color=COLORS[name], marker="o", ms=3, label=words)
         ax.set(xlabel="confidence", xlim=(0, 1), ylim=(0, 1.02))
         ax.set_title(LABELS[name], fontsize="medium")
-        ax.xaxis.set_major_formatter(_PERCENT)
-        ax.yaxis.set_major_formatter(_PERCENT)
+        ax.xaxis.set_major_formatter(PERCENT)
+        ax.yaxis.set_major_formatter(PERCENT)
         ax.tick_params(axis="x", labelsize="x-small")
     panels[0].set_ylabel("accuracy")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, handlelength=3.5)
@@ -180,7 +179,7 @@ def robustness(strengths: Mapping[str, Sequence[float]], accuracies: Mapping[str
         ax.axhline(0.1, color="0.6", lw=1, ls=":")
         ax.set(xlabel=UNITS[kind], title=kind, ylim=(0, 1))
         ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.yaxis.set_major_formatter(_PERCENT)
+        ax.yaxis.set_major_formatter(PERCENT)
     for ax in panels[::2]:
         ax.set_ylabel("accuracy")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)

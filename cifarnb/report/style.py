@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.style
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 STYLE = {
     **sns.axes_style("whitegrid"),
@@ -21,6 +22,7 @@ STYLE = {
     "legend.frameon": False,
     "figure.facecolor": "white",
 }
+PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g}%")  # of an axis of shares, 0 to 1
 
 
 @contextmanager

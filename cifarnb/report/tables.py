@@ -16,7 +16,7 @@ from cifarnb.report.significance import accuracy, counted, listed, mean_and_inte
 from cifarnb.runs import Run
 
 NOT_RUN = "not run"
-OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "muon": "Muon"}
 SCHEDULES = {
     "none": "none",
     "cosine": "CosineAnnealingLR",
@@ -50,7 +50,7 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
     out there is also the epoch that is best on those.
     """
     run, config = runs[0], runs[0].config
-    reported = REPORTED[config.model]
+    reported = REPORTED.get(config.model, {})
     optimizer = OPTIMIZERS[config.optimizer]
     if config.optimizer == "sgd" and config.momentum:
         optimizer += f", {'Nesterov ' if config.nesterov else ''}momentum {config.momentum:g}"

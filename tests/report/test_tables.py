@@ -1,11 +1,13 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from cifarnb import experiment, insight
+from cifarnb.config import Config
 from cifarnb.models import LABELS, MODELS
-from cifarnb.report import tables
+from cifarnb.report import figures, tables
 from cifarnb.report.significance import mean_and_interval
 from cifarnb.report.summary import describe_network
 
@@ -266,3 +268,15 @@ def test_calibration_is_how_sure_and_how_right():
     # Best is a probability of 3/4 beside nine classes that share the rest: a gap of ln 27 between the logits.
     temperature = f"{20 / math.log(27):.2f}"
     assert row == ("75.0%", "100.0%", f"{temperature}, {temperature}", "25.0%", "0.0%")
+
+
+def test_whatever_a_config_may_ask_for_has_a_name_and_a_colour():
+    for names, field in ((tables.OPTIMIZERS, "optimizer"), (tables.SCHEDULES, "schedule")):
+        assert {*names} == {*get_args(Config.__annotations__[field])}
+    assert {*figures.COLORS} == {*MODELS}
+
+
+def test_a_network_of_ones_own_has_a_table_of_results(make_run, monkeypatch):
+    monkeypatch.delitem(tables.REPORTED, "resnet6")
+    table = tables.config_and_result([make_run("resnet6", optimizer="rmsprop")]).set_index("")
+    assert (table.loc["optimizer", "here"], table.loc["optimizer", "reported"]) == ("RMSprop", "not stated")
