@@ -38,7 +38,7 @@ def _one_line_errors() -> Iterator[None]:
     """End with exit code 2 and one line for what a user can mend; a traceback is for faults of ours."""
     from cifarnb.config import ConfigError
     from cifarnb.data import DataError
-    from cifarnb.runs import RunError
+    from cifarnb.runs import RunError, reason
 
     def show(message: Any, *_: Any, **__: Any) -> None:
         typer.secho(f"cifarnb: {message}", err=True, fg="yellow", bold=True)
@@ -48,8 +48,15 @@ def _one_line_errors() -> Iterator[None]:
         try:
             yield
         except (ConfigError, DataError, RunError) as error:
-            typer.secho(f"cifarnb: {error}", err=True, fg="red")
-            raise typer.Exit(2) from None
+            told = str(error)
+        except BrokenPipeError:  # whoever read what is printed has gone; typer ends quietly
+            raise
+        except OSError as error:  # a folder that one may not enter, a full disk
+            told = f"{error.filename}: {reason(error)}" if error.filename else reason(error)
+        else:
+            return
+    typer.secho(f"cifarnb: {told}", err=True, fg="red")
+    raise typer.Exit(2)
 
 
 def _stop_at_once(advice: str) -> None:
@@ -201,9 +208,9 @@ def bench(
     typer.echo(tabulate(rows, headings, "simple", disable_numparse=True, colalign=("left", *["right"] * 8)))
     typer.echo("\nratio: to the usual loop in the same round; start: what a run's first epoch takes longer")
     if json_file:
-        json_file.write_text(
-            json.dumps([asdict(measurement) for measurement in found], indent=2) + "\n", encoding="utf-8"
-        )
+        text = json.dumps([asdict(measurement) for measurement in found], indent=2) + "\n"
+        with _one_line_errors():
+            json_file.write_text(text, encoding="utf-8")
 
 
 @app.command(epilog="Example: cifarnb verify reports/full --data ~/cifar10.npz")

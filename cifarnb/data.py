@@ -112,10 +112,8 @@ def resolve(data: str = "auto") -> str:
         data = os.environ.get("CIFARNB_DATA") or data
     if data != "auto":
         return data
-    if _undamaged(cache_folder()):
-        return "cifar10"
-    if (archive := cache_folder() / ARCHIVE).exists():
-        return str(archive)
+    if cached := _cached(cache_folder()):
+        return cached
     if _download_site_answers():
         return "cifar10"
     warnings.warn(
@@ -124,6 +122,16 @@ def resolve(data: str = "auto") -> str:
         stacklevel=2,
     )
     return "synthetic"
+
+
+def _cached(folder: Path) -> str | None:
+    """What a cache holds, as ``resolve`` names it; None if nothing, or if one may not enter it: another user's home."""
+    with contextlib.suppress(PermissionError):
+        if _undamaged(folder):
+            return "cifar10"
+        if (archive := folder / ARCHIVE).exists():
+            return str(archive)
+    return None
 
 
 def load(data: str = "auto") -> Dataset:

@@ -235,13 +235,16 @@ def _train_there(
 def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run | None:
     """The finished run of this config on this data, or None if there is none that can be read; trains nothing.
 
-    Its weights may be missing, as in a report's records: who needs them is told.
+    Its weights may be missing, as in a report's records: who needs them is told.  Raises RunError where one may not
+    even look.
     """
     path = path_of(config, dataset, runs_dir)
     try:
         return runs.load(path) if path.exists() else None
     except RunError:
         return None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({runs.reason(error)})") from None
 
 
 def trained_model(run: Run) -> nn.Module:

@@ -1,3 +1,4 @@
+import errno
 import inspect
 import io
 import json
@@ -17,6 +18,7 @@ from cifarnb.data import load
 from cifarnb.environment import print_anything, user_path
 from cifarnb.models import MODELS, build_model, count_parameters
 from cifarnb.report import build
+from cifarnb.report import compare as comparing
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["report", "plan", "bench", "models", "data"]
@@ -80,6 +82,48 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(arguments, words):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     for word in words:
         assert word in done.stderr
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["data", "--data", "{}/cifar10.npz"],
+        ["data", "--data", "cifar10"],
+        ["plan", "--profile", "smoke", "--data", "synthetic", "--runs", "{}/runs"],
+        ["report", "--profile", "smoke", "--data", "synthetic", "--out", "{}/report"],
+        ["verify", "{}/report"],
+        ["compare", "{}/a", "{}/b"],
+    ],
+    ids=" ".join,
+)
+def test_a_folder_that_one_may_not_enter_ends_in_one_line_and_exit_code_2(arguments, no_entry, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there, so there is no network
+    monkeypatch.setenv("XDG_CACHE_HOME", str(no_entry))
+    done = CliRunner().invoke(app, [argument.format(no_entry) for argument in arguments])
+    assert done.exit_code == 2, done.exception
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert str(no_entry) in done.stderr
+    assert "Permission denied" in done.stderr
+
+
+def test_a_full_disk_while_a_comparison_is_written_ends_in_one_line_and_exit_code_2(make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing.nbformat, "write", full_disk)
+    page = ["--page", str(tmp_path / "page.html")]
+    done = CliRunner().invoke(app, ["compare", str(make_run().path), str(make_run().path), *page])
+    assert (done.exit_code, done.stderr) == (2, "cifarnb: No space left on device\n")
+
+
+def test_a_full_disk_at_the_end_of_a_report_ends_in_one_line_and_exit_code_2(tmp_path, monkeypatch):
+    monkeypatch.setattr(build.execution, "execute", lambda *_, **__: iter(()))
+    monkeypatch.setattr(build, "render_report", full_disk)
+    command = ["report", "--profile", "smoke", "--data", "synthetic", "--no-train"]
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")])
+    assert (done.exit_code, done.stderr) == (2, "cifarnb: No space left on device\n")
+    assert not list(tmp_path.glob(".out.new"))
 
 
 @pytest.mark.parametrize("command", ["report", "plan"])

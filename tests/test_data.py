@@ -498,6 +498,13 @@ def test_auto_without_network_is_synthetic_and_says_so_loudly(no_network, monkey
     assert len(dataset.train_images) == 20
 
 
+def test_a_cache_that_one_may_not_enter_counts_as_empty(no_network, monkeypatch, no_entry):
+    monkeypatch.delenv("CIFARNB_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(no_entry))
+    with pytest.warns(UserWarning, match="NO CIFAR-10"):
+        assert resolve("auto") == "synthetic"
+
+
 def test_a_network_that_never_answers_is_noticed_in_time(monkeypatch):
     over = threading.Event()
 
