@@ -175,7 +175,7 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
     facts = {name: getattr(dataset, name) for name in ("classes", "source", "canonical", "fingerprint")}
     bar = tqdm(total=len(missing), desc="runs", unit="run", leave=False, disable=not is_watched())
     with (
-        tempfile.NamedTemporaryFile(dir=folder, prefix=".here-") as token,
+        tempfile.NamedTemporaryFile(dir=folder, prefix=f".here-{os.getpid()}-") as token,
         bar,
         environment.waiting(),
         warnings.catch_warnings(),

@@ -3,6 +3,7 @@ import inspect
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -204,12 +205,61 @@ def test_a_signal_ends_the_processes_that_were_started(number, ignored, code):
 
 STARTS_ANOTHER = """
 import signal, subprocess, sys, time
+from pathlib import Path
 from cifarnb.cli import _stop_at_once
 signal.signal(int(sys.argv[1]), signal.SIG_IGN if int(sys.argv[2]) else signal.SIG_DFL)  # whatever the tests run under
-_stop_at_once("go on")
+_stop_at_once("go on", Path("runs"))
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2 if %d else 120)" % int(sys.argv[2])])
 print(child.pid, flush=True)
 child.wait()
+"""
+
+
+def test_a_signal_leaves_nothing_of_the_processes_that_were_started(tmp_path):
+    temporary, kept = tmp_path / "tmp", tmp_path / "runs"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINS_TOGETHER, str(kept)],
+        stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"TMPDIR": str(temporary)},
+    )  # fmt: skip
+    pids = [process.pid, *(int(process.stdout.readline()) for _ in range(2))]
+
+    def left():
+        folders = [folder for folder in (temporary, kept, Path("/dev/shm")) if folder.exists()]
+        names = [path.name for folder in folders for path in folder.iterdir()]
+        return {name for name in names if (number := re.search(r"\d+", name)) and int(number[0]) in pids}
+
+    assert {re.split(r"\d", name)[0] for name in left()} >= {"joblib_memmapping_folder_", "cifarnb-", ".here-"}
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    process.stdout.close()
+    assert not left()
+
+
+TRAINS_TOGETHER = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from cifarnb import experiment
+from cifarnb.cli import _stop_at_once
+from cifarnb.config import Config
+from cifarnb.data import Dataset
+from cifarnb.report import execution
+
+def wait(*_):
+    print(os.getpid(), flush=True)
+    time.sleep(120)
+
+def train(*_, **__):
+    configs = [Config(model="simple_cnn", device="cpu", seed=seed) for seed in range(2)]
+    experiment.train_together(configs, dataset, sys.argv[1], jobs=2)
+
+images, labels = torch.zeros(1000, 32, 32, 3, dtype=torch.uint8), torch.zeros(1000, dtype=torch.int64)
+dataset = Dataset(images, labels, images, labels, (), source="", canonical=False, fingerprint="")
+experiment._train_there, execution.papermill.execute_notebook = wait, train
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # whatever the tests run under
+_stop_at_once("go on", Path(sys.argv[1]))
+execution._run(Path("source"), Path("target"), {}, None)
 """
 
 

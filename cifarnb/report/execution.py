@@ -105,7 +105,7 @@ def _execute_one(name: str, source: Path, target: Path, parameters: dict[str, An
 
 
 def _run(source: Path, target: Path, parameters: dict[str, Any], timeout: int | None) -> None:
-    with tempfile.TemporaryDirectory(prefix="cifarnb-") as empty:
+    with tempfile.TemporaryDirectory(prefix=f"cifarnb-{os.getpid()}-") as empty:
         kernel = {"connection_file": f"{empty}/kernel.json", "transport_encryption": "auto"}  # where it knows how
         papermill.execute_notebook(
             _literal(source), _literal(target), parameters,
