@@ -159,9 +159,9 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
     """Train those of these configs that have no run yet, ``jobs`` at a time.
 
     They share a GPU as threads of one process, each with a stream of its own, and a CPU as processes, each with its
-    share of the cores.  Inside ``joblib.parallel_config`` the backend named there takes their place: Dask's or Ray's
-    trains them on other machines, which need this package alone; the runs come back here.  A run that fails is told
-    of and left out.
+    share of the cores.  Inside ``joblib.parallel_config`` the backend named there takes their place: Dask's trains
+    them on other machines, which need this package alone; the runs come back here.  A run that fails is told of and
+    left out.
     """
     missing = list(dict.fromkeys(config for config in configs if not find(config, dataset, runs_dir)))
     if not missing:
