@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+import shutil
 import signal
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +41,7 @@ def _one_line_errors() -> Iterator[None]:
     """End with exit code 2 and one line for what a user can mend; a traceback is for faults of ours."""
     from cifarnb.config import ConfigError
     from cifarnb.data import DataError
-    from cifarnb.runs import RunError
+    from cifarnb.runs import RunError, reason
 
     def show(message: Any, *_: Any, **__: Any) -> None:
         typer.secho(f"cifarnb: {message}", err=True, fg="yellow", bold=True)
@@ -48,21 +51,32 @@ def _one_line_errors() -> Iterator[None]:
         try:
             yield
         except (ConfigError, DataError, RunError) as error:
-            typer.secho(f"cifarnb: {error}", err=True, fg="red")
-            raise typer.Exit(2) from None
+            told = str(error)
+        except BrokenPipeError:  # whoever read what is printed has gone; typer ends quietly
+            raise
+        except OSError as error:  # a folder that one may not enter, a full disk
+            told = f"{error.filename}: {reason(error)}" if error.filename else reason(error)
+        else:
+            return
+    typer.secho(f"cifarnb: {told}", err=True, fg="red")
+    raise typer.Exit(2)
 
 
-def _stop_at_once(advice: str) -> None:
+def _stop_at_once(advice: str, runs: Path) -> None:
     """At Ctrl-C, a job system's SIGTERM or a closed terminal end this process and all that it started, at once.
 
-    Every file is written in one step, so nothing is lost by it but the epoch that is under way.
+    Every file is written in one step, so nothing is lost by it but the epoch that is under way.  What these processes
+    keep in ``runs`` and in the system's folders for the time being is removed.
     """
     import psutil
 
     def stop(number: int, _: Any) -> None:
-        for child in psutil.Process().children(recursive=True):
+        children = psutil.Process().children(recursive=True)
+        for child in children:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
+        psutil.wait_procs(children, timeout=2)  # so that none writes while its files are removed
+        _remove_what_is_left({os.getpid(), *(child.pid for child in children)}, runs)
         with suppress(OSError):  # the terminal may be gone
             typer.secho(f"\ncifarnb: stopped; {advice}", err=True, fg="yellow", bold=True)
         os._exit(128 + number)  # as a shell calls it; exit handlers would wait for threads
@@ -71,6 +85,22 @@ def _stop_at_once(advice: str) -> None:
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
         signal.signal(signal.SIGHUP, stop)
+
+
+def _remove_what_is_left(pids: Collection[int], runs: Path) -> None:
+    """Remove what these processes would have removed at their end: the tracker that joblib has for it was killed, too.
+
+    That is the data set in memory, 150 MB and more, which would stay until the machine is started again, joblib's
+    semaphores, and what this package names by a process.
+    """
+    named = re.compile(r"(?:joblib_memmapping_folder_|sem\.loky-|cifarnb-|\.here-)(\d+)[_-]")
+    temporary = Path(tempfile.gettempdir())
+    shared = environment.user_path(os.environ.get("JOBLIB_TEMP_FOLDER", "/dev/shm"))
+    for folder in {shared, Path("/dev/shm"), temporary, runs}:
+        with suppress(OSError):
+            for path in folder.iterdir():
+                if (found := named.match(path.name)) and int(found[1]) in pids:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _prefer(data: str | None) -> None:
@@ -116,11 +146,12 @@ def report(
     """
     with environment.waiting():
         from cifarnb.report.build import build_report
+    from cifarnb.runs import project_root
 
     _prefer(data)
-    _stop_at_once("finished epochs are kept: the same command goes on from there")
     hand_in = {"author": author, "student_number": student_number, "code_link": code_link}
     with _one_line_errors():
+        _stop_at_once("finished epochs are kept: the same command goes on from there", runs or project_root() / "runs")
         ok = build_report(
             profile, data, out, section, runs,
             train=train, replace=replace, jobs=jobs, timeout=timeout, pdf=pdf, hand_in=hand_in, say=typer.echo,
@@ -201,9 +232,9 @@ def bench(
     typer.echo(tabulate(rows, headings, "simple", disable_numparse=True, colalign=("left", *["right"] * 8)))
     typer.echo("\nratio: to the usual loop in the same round; start: what a run's first epoch takes longer")
     if json_file:
-        json_file.write_text(
-            json.dumps([asdict(measurement) for measurement in found], indent=2) + "\n", encoding="utf-8"
-        )
+        text = json.dumps([asdict(measurement) for measurement in found], indent=2) + "\n"
+        with _one_line_errors():
+            json_file.write_text(text, encoding="utf-8")
 
 
 @app.command(epilog="Example: cifarnb verify reports/full --data ~/cifar10.npz")

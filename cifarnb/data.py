@@ -112,18 +112,27 @@ def resolve(data: str = "auto") -> str:
         data = os.environ.get("CIFARNB_DATA") or data
     if data != "auto":
         return data
-    if _undamaged(cache_folder()):
-        return "cifar10"
-    if (archive := cache_folder() / ARCHIVE).exists():
-        return str(archive)
-    if _download_site_answers():
+    if cached := _cached(cache_folder()):
+        return cached
+    if not (fault := _download_fault()):
         return "cifar10"
     warnings.warn(
-        f"NO CIFAR-10: none in {cache_folder()}, and no network to download it. Going on with SYNTHETIC images: the "
-        "numbers that follow say nothing about CIFAR-10. To use real data, pass data (or CIFARNB_DATA) a path.",
+        f"NO CIFAR-10: none in {cache_folder()}, and it cannot be downloaded ({fault}). Going on with SYNTHETIC "
+        "images: the numbers that follow say nothing about CIFAR-10. To use real data, pass data (or CIFARNB_DATA) a "
+        "path.",
         stacklevel=2,
     )
     return "synthetic"
+
+
+def _cached(folder: Path) -> str | None:
+    """What a cache holds, as ``resolve`` names it; None if nothing, or if one may not enter it: another user's home."""
+    with contextlib.suppress(PermissionError):
+        if _undamaged(folder):
+            return "cifar10"
+        if (archive := folder / ARCHIVE).exists():
+            return str(archive)
+    return None
 
 
 def load(data: str = "auto") -> Dataset:
@@ -173,10 +182,10 @@ def _load_cached(folder: Path) -> Dataset:
 def _download(folder: Path) -> None:
     from torchvision.datasets import CIFAR10
 
-    if not _download_site_answers():
+    if fault := _download_fault():
         raise DataError(
-            f"CIFAR-10 is not in {folder}, and it cannot be downloaded: no answer from {CIFAR10.url} within "
-            f"{NETWORK_TIMEOUT} s. Put {CIFAR10.filename} into that folder, or pass data (or CIFARNB_DATA) a path."
+            f"CIFAR-10 is not in {folder}, and it cannot be downloaded ({fault}). Put {CIFAR10.filename} into that "
+            "folder, or pass data (or CIFARNB_DATA) a path."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,24 +194,28 @@ def _download(folder: Path) -> None:
         raise DataError(f"{folder}: CIFAR-10 could not be downloaded ({error})") from None
 
 
-def _download_site_answers() -> bool:
-    """Whether the download site answers in time; in a thread, because a look-up of its name knows no time limit."""
+def _download_fault() -> str | None:
+    """Why the download site does not answer; None if it does, in time.
+
+    In a thread, because a look-up of its name knows no time limit.
+    """
     from torchvision.datasets import CIFAR10
 
-    answered = threading.Event()
+    faults: list[str | None] = []
 
     def ask() -> None:
         request = urllib.request.Request(CIFAR10.url, method="HEAD")
-        with (
-            contextlib.suppress(OSError, http.client.HTTPException),
-            urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT),
-        ):
-            answered.set()
+        try:
+            with urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT):
+                faults.append(None)
+        except (OSError, http.client.HTTPException) as error:
+            faults.append(" ".join(str(error).split()) or type(error).__name__)
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(NETWORK_TIMEOUT)
-    return answered.is_set()
+    fault = faults[0] if faults else f"no answer within {NETWORK_TIMEOUT} s"
+    return fault and f"{CIFAR10.url}: {fault}"
 
 
 def _is_gzip(file: Path) -> bool:

@@ -159,9 +159,9 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
     """Train those of these configs that have no run yet, ``jobs`` at a time.
 
     They share a GPU as threads of one process, each with a stream of its own, and a CPU as processes, each with its
-    share of the cores.  Inside ``joblib.parallel_config`` the backend named there takes their place: Dask's or Ray's
-    trains them on other machines, which need this package alone; the runs come back here.  A run that fails is told
-    of and left out.
+    share of the cores.  Inside ``joblib.parallel_config`` the backend named there takes their place: Dask's trains
+    them on other machines, which need this package alone; the runs come back here.  A run that fails is told of and
+    left out.
     """
     missing = list(dict.fromkeys(config for config in configs if not find(config, dataset, runs_dir)))
     if not missing:
@@ -175,7 +175,7 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
     facts = {name: getattr(dataset, name) for name in ("classes", "source", "canonical", "fingerprint")}
     bar = tqdm(total=len(missing), desc="runs", unit="run", leave=False, disable=not is_watched())
     with (
-        tempfile.NamedTemporaryFile(dir=folder, prefix=".here-") as token,
+        tempfile.NamedTemporaryFile(dir=folder, prefix=f".here-{os.getpid()}-") as token,
         bar,
         environment.waiting(),
         warnings.catch_warnings(),
@@ -235,13 +235,16 @@ def _train_there(
 def find(config: Config, dataset: Dataset, runs_dir: str | Path = "runs") -> Run | None:
     """The finished run of this config on this data, or None if there is none that can be read; trains nothing.
 
-    Its weights may be missing, as in a report's records: who needs them is told.
+    Its weights may be missing, as in a report's records: who needs them is told.  Raises RunError where one may not
+    even look.
     """
     path = path_of(config, dataset, runs_dir)
     try:
         return runs.load(path) if path.exists() else None
     except RunError:
         return None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({runs.reason(error)})") from None
 
 
 def trained_model(run: Run) -> nn.Module:

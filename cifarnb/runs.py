@@ -18,6 +18,8 @@ It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a 
 """
 
 import dataclasses
+import errno
+import functools
 import hashlib
 import io
 import itertools
@@ -400,23 +402,34 @@ def _not_ours(error: OSError, path: Path) -> RunError:
 def locked(path: Path) -> Iterator[None]:
     """Hold a run, or a report, against other processes; waits for whoever holds it, and says so.
 
-    Raises RunError where it may not be held.
+    On a file system that knows no locks it is not held, which is said once.  Raises RunError where it may not be held.
     """
     locks = path.parent / ".locks"
     try:
         _shared_folder(locks)
-        lock = filelock.FileLock(locks / path.name, mode=locks.stat().st_mode & 0o666)
+        # A soft lock, which is a file that is there or not, would outlive a process that is stopped.
+        lock = filelock.FileLock(locks / path.name, mode=locks.stat().st_mode & 0o666, fallback_to_soft=False)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             print(f"{path.name}: another process is at it; waiting for it to end", file=sys.stderr, flush=True)
             lock.acquire()
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):  # the last two NFS without a lockd
+                raise
+            _tell_of_no_locks(path.parent)
     except OSError as error:
         raise _not_ours(error, locks) from None
     try:
         yield
     finally:
         lock.release()
+
+
+@functools.cache
+def _tell_of_no_locks(folder: Path) -> None:
+    told = f"{folder}: its file system knows no locks, so no other command may use that folder until this one ends"
+    print(told, file=sys.stderr, flush=True)
 
 
 @contextmanager

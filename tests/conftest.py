@@ -1,3 +1,4 @@
+import errno
 import itertools
 import os
 import shutil
@@ -76,6 +77,21 @@ def project(tmp_path, monkeypatch):
 def pytest_xdist_auto_num_workers():
     """As many as this process has cores: pytest-xdist takes the machine's, of which a container may have few."""
     return joblib.cpu_count()
+
+
+@pytest.fixture
+def no_entry(tmp_path, monkeypatch):
+    """A folder that one may not enter: up to Python 3.13 even asking whether something is there raises."""
+    folder, stat = tmp_path / "no entry", os.stat
+
+    def refuse(path, *arguments, **options):
+        if not isinstance(path, int) and folder in Path(os.fsdecode(path)).parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, *arguments, **options)
+
+    folder.mkdir()
+    monkeypatch.setattr(os, "stat", refuse)
+    return folder
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
+import errno
 import inspect
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from cifarnb.data import load
 from cifarnb.environment import print_anything, user_path
 from cifarnb.models import MODELS, build_model, count_parameters
 from cifarnb.report import build
+from cifarnb.report import compare as comparing
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["report", "plan", "bench", "models", "data"]
@@ -80,6 +83,48 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(arguments, words):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     for word in words:
         assert word in done.stderr
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["data", "--data", "{}/cifar10.npz"],
+        ["data", "--data", "cifar10"],
+        ["plan", "--profile", "smoke", "--data", "synthetic", "--runs", "{}/runs"],
+        ["report", "--profile", "smoke", "--data", "synthetic", "--out", "{}/report"],
+        ["verify", "{}/report"],
+        ["compare", "{}/a", "{}/b"],
+    ],
+    ids=" ".join,
+)
+def test_a_folder_that_one_may_not_enter_ends_in_one_line_and_exit_code_2(arguments, no_entry, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there, so there is no network
+    monkeypatch.setenv("XDG_CACHE_HOME", str(no_entry))
+    done = CliRunner().invoke(app, [argument.format(no_entry) for argument in arguments])
+    assert done.exit_code == 2, done.exception
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert str(no_entry) in done.stderr
+    assert "Permission denied" in done.stderr
+
+
+def test_a_full_disk_while_a_comparison_is_written_ends_in_one_line_and_exit_code_2(make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing.nbformat, "write", full_disk)
+    page = ["--page", str(tmp_path / "page.html")]
+    done = CliRunner().invoke(app, ["compare", str(make_run().path), str(make_run().path), *page])
+    assert (done.exit_code, done.stderr) == (2, "cifarnb: No space left on device\n")
+
+
+def test_a_full_disk_at_the_end_of_a_report_ends_in_one_line_and_exit_code_2(tmp_path, monkeypatch):
+    monkeypatch.setattr(build.execution, "execute", lambda *_, **__: iter(()))
+    monkeypatch.setattr(build, "render_report", full_disk)
+    command = ["report", "--profile", "smoke", "--data", "synthetic", "--no-train"]
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")])
+    assert (done.exit_code, done.stderr) == (2, "cifarnb: No space left on device\n")
+    assert not list(tmp_path.glob(".out.new"))
 
 
 @pytest.mark.parametrize("command", ["report", "plan"])
@@ -160,12 +205,61 @@ def test_a_signal_ends_the_processes_that_were_started(number, ignored, code):
 
 STARTS_ANOTHER = """
 import signal, subprocess, sys, time
+from pathlib import Path
 from cifarnb.cli import _stop_at_once
 signal.signal(int(sys.argv[1]), signal.SIG_IGN if int(sys.argv[2]) else signal.SIG_DFL)  # whatever the tests run under
-_stop_at_once("go on")
+_stop_at_once("go on", Path("runs"))
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2 if %d else 120)" % int(sys.argv[2])])
 print(child.pid, flush=True)
 child.wait()
+"""
+
+
+def test_a_signal_leaves_nothing_of_the_processes_that_were_started(tmp_path):
+    temporary, kept = tmp_path / "tmp", tmp_path / "runs"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINS_TOGETHER, str(kept)],
+        stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"TMPDIR": str(temporary)},
+    )  # fmt: skip
+    pids = [process.pid, *(int(process.stdout.readline()) for _ in range(2))]
+
+    def left():
+        folders = [folder for folder in (temporary, kept, Path("/dev/shm")) if folder.exists()]
+        names = [path.name for folder in folders for path in folder.iterdir()]
+        return {name for name in names if (number := re.search(r"\d+", name)) and int(number[0]) in pids}
+
+    assert {re.split(r"\d", name)[0] for name in left()} >= {"joblib_memmapping_folder_", "cifarnb-", ".here-"}
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    process.stdout.close()
+    assert not left()
+
+
+TRAINS_TOGETHER = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from cifarnb import experiment
+from cifarnb.cli import _stop_at_once
+from cifarnb.config import Config
+from cifarnb.data import Dataset
+from cifarnb.report import execution
+
+def wait(*_):
+    print(os.getpid(), flush=True)
+    time.sleep(120)
+
+def train(*_, **__):
+    configs = [Config(model="simple_cnn", device="cpu", seed=seed) for seed in range(2)]
+    experiment.train_together(configs, dataset, sys.argv[1], jobs=2)
+
+images, labels = torch.zeros(1000, 32, 32, 3, dtype=torch.uint8), torch.zeros(1000, dtype=torch.int64)
+dataset = Dataset(images, labels, images, labels, (), source="", canonical=False, fingerprint="")
+experiment._train_there, execution.papermill.execute_notebook = wait, train
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # whatever the tests run under
+_stop_at_once("go on", Path(sys.argv[1]))
+execution._run(Path("source"), Path("target"), {}, None)
 """
 
 

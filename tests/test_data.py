@@ -4,11 +4,15 @@ import hashlib
 import io
 import os
 import pickle
+import re
+import ssl
 import tarfile
 import threading
 import time
+import urllib.error
 import urllib.request
 import warnings
+from email.message import Message
 
 import numpy as np
 import pytest
@@ -498,6 +502,13 @@ def test_auto_without_network_is_synthetic_and_says_so_loudly(no_network, monkey
     assert len(dataset.train_images) == 20
 
 
+def test_a_cache_that_one_may_not_enter_counts_as_empty(no_network, monkeypatch, no_entry):
+    monkeypatch.delenv("CIFARNB_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(no_entry))
+    with pytest.warns(UserWarning, match="NO CIFAR-10"):
+        assert resolve("auto") == "synthetic"
+
+
 def test_a_network_that_never_answers_is_noticed_in_time(monkeypatch):
     over = threading.Event()
 
@@ -509,7 +520,7 @@ def test_a_network_that_never_answers_is_noticed_in_time(monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", hang)
     monkeypatch.setattr(data, "NETWORK_TIMEOUT", 0.2)
     started = time.monotonic()
-    with pytest.warns(UserWarning, match="SYNTHETIC"):
+    with pytest.warns(UserWarning, match=r"no answer within 0\.2 s\)\. .*SYNTHETIC"):
         assert resolve("auto") == "synthetic"
     assert time.monotonic() - started < 5
     over.set()
@@ -520,6 +531,25 @@ def test_cifar10_without_network_says_what_to_do(no_network, cache):
     assert f"Put {CIFAR10.filename} into that folder" in message
     assert str(cache) in message
     assert "CIFARNB_DATA" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (urllib.error.URLError(ssl.SSLCertVerificationError("CERTIFICATE_VERIFY_FAILED")), "CERTIFICATE_VERIFY_FAILED"),
+        (urllib.error.HTTPError(CIFAR10.url, 403, "Forbidden", Message(), None), "HTTP Error 403: Forbidden"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_why_nothing_can_be_downloaded_is_told(error, reason, cache, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    told = rf"cannot be downloaded \({CIFAR10.url}: .*{reason}.*\)"
+    assert re.search(told, refusal("cifar10"))
+    with pytest.warns(UserWarning, match=told):
+        assert resolve("auto") == "synthetic"
 
 
 def test_a_downloaded_archive_put_into_the_cache_needs_no_network(folder, archive, cache, no_network):

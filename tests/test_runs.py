@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -252,16 +253,31 @@ def test_whoever_may_write_runs_may_hold_and_continue_them(tmp_path, mode, lock_
     assert (folder / ".locks" / "r").stat().st_mode & 0o777 == lock_mode
 
 
-def test_a_lock_that_may_not_be_held_is_told_in_one_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS], ids=errno.errorcode.get)
+def test_a_lock_that_may_not_be_held_is_told_in_one_line(number, tmp_path, monkeypatch):
     def refuse(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".locks" / "r"))
+        raise OSError(number, os.strerror(number), str(tmp_path / ".locks" / "r"))
 
     monkeypatch.setattr(runs.filelock.FileLock, "acquire", refuse)
     with (
-        pytest.raises(RunError, match=r"^.*/\.locks: cannot be written to \(Permission denied\); if it is another"),
+        pytest.raises(RunError, match=rf"^.*/\.locks: cannot be written to \({os.strerror(number)}\); if it is"),
         runs.locked(tmp_path / "r"),
     ):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_a_file_system_without_locks_is_told_of_once_and_used(number, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for _ in range(2):  # the second would wait for ever for a marker that the first has left
+        with runs.locked(tmp_path / "r"), runs.locked(tmp_path / "s"):
+            pass
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: its file system knows no locks, so no other command may use that folder until this one ends\n"
+    )
 
 
 def test_an_unfinished_run_of_another_user_is_told_before_any_training(tmp_path, monkeypatch, tiny_dataset):

@@ -105,13 +105,19 @@ def _execute_one(name: str, source: Path, target: Path, parameters: dict[str, An
 
 
 def _run(source: Path, target: Path, parameters: dict[str, Any], timeout: int | None) -> None:
-    with tempfile.TemporaryDirectory(prefix="cifarnb-") as empty:
+    with tempfile.TemporaryDirectory(prefix=f"cifarnb-{os.getpid()}-") as empty:
         kernel = {"connection_file": f"{empty}/kernel.json", "transport_encryption": "auto"}  # where it knows how
         papermill.execute_notebook(
-            source, target, parameters, kernel_name="python3", progress_bar=False, execution_timeout=timeout,
+            _literal(source), _literal(target), parameters,
+            kernel_name="python3", progress_bar=False, execution_timeout=timeout,
             kernel_manager_class=_Kernel, config=traitlets.config.Config(KernelManager=kernel),
             stderr_file=sys.stderr, shutdown_kernel="immediate",  # a polite one takes 3 s
         )  # fmt: skip
+
+
+def _literal(path: Path) -> str:
+    """The path as papermill takes it, which fills in parameters where a path has braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def first_unexecuted(executed: Path) -> str | None:

@@ -36,6 +36,17 @@ def test_good_failing_dying_and_slow_sections(project):
     assert executed.cells[-1].outputs[0].text == "3\n"
 
 
+def test_a_folder_may_have_braces_in_its_name(project, monkeypatch):
+    folder = project("print(epochs)")
+    inner = folder / "a {b} {epochs} c}"
+    inner.mkdir()
+    for name in ("notebooks", "params"):
+        (folder / name).rename(inner / name)
+    monkeypatch.chdir(inner)
+    (section,) = execute(inner).values()
+    assert (section.status, section.notebook) == ("ok", inner / "out" / "01_test.ipynb"), section.error
+
+
 def test_what_reads_the_runs_of_the_others_is_executed_after_them(project, monkeypatch):
     for name in ("01_test", "05_test"):
         project(name=name)
