@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cifarnb.report.claims import described_networks
+from cifarnb.report.claims import best_of, described_networks
 
 NOT_ANSWERED = "not in this report"
 
@@ -58,7 +58,7 @@ GIVEN = {"author": "The author", "code_link": "A link to the code"}  # keys of t
 def rows(summary: Mapping[str, Any], anchors: Collection[str]) -> list[tuple[str, str, str]]:
     """Every point with its share of the mark and its answers: links to those of its evidence that are ``anchors``."""
     ran = [network for network in described_networks(summary) if network["final_accuracy"]]
-    best = max(ran, key=lambda network: network["final_accuracy"]["mean"])["name"] if ran else ""
+    best = best_of(ran)["name"] if ran else ""
     found = []
     for point in REQUIREMENTS:
         evidence = [anchor.format(best=best) for anchor in point.evidence]

@@ -393,7 +393,7 @@ def describe_learnt(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, An
     return {name: describe_landscape(same) for name, same in learnt.items()}
 
 
-def describe_probes(runs: Sequence[Run], since: Mapping[int, int | None] | None = None) -> dict[str, Any]:
+def describe_probes(runs: Sequence[Run], since: Mapping[int, int | None]) -> dict[str, Any]:
     """The walks of one network's runs, which differ in the seed: the medians over the steps, over the seeds.
 
     ``loss_range`` is that of the loss on a walk (nats), ``gradient_change`` the largest ‖change of the gradient‖₂ on
@@ -401,21 +401,16 @@ def describe_probes(runs: Sequence[Run], since: Mapping[int, int | None] | None 
     up and down from walk to walk: its 90th percentile divided by the 10th.
 
     ``since`` says by seed from which step on both networks learn (``cifarnb.runs.learn_together``): the medians are
-    over those steps, and seeds with None are left out; if none is left, the medians are None.  ``compared_from`` holds
-    these steps, and ``compared_walks`` how many walks count with each seed.
+    over those steps, which ``compared_from`` holds, and seeds with None are left out; if none is left, the medians are
+    None.
     """
     words = {"loss_range": "range of the loss", "gradient_change": "change of the gradient", "beta": "β"}
-    since = since or dict.fromkeys((run.config.seed for run in runs), 0)
-    firsts = [(run.probes, since[run.config.seed]) for run in runs]
     described: dict[str, Any] = {
         "width": runs[0].config.width,
         "lr": runs[0].config.lr,
         "steps": len(runs[0].losses),
         "learns_from": [run.learns_from for run in runs],
         "compared_from": [since[run.config.seed] for run in runs],
-        "compared_walks": [
-            int((walks["step"] >= first).sum()) for walks, first in firsts if walks is not None and first is not None
-        ],
         "runs": [run.name for run in runs],
     }
     for name, measure in words.items():
