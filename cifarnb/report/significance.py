@@ -190,8 +190,8 @@ def accuracy(measured: Mapping[str, Any]) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """``1,230`` for 1234.5."""
-    return f"{float(f'{value:.{digits}g}'):,g}"
+    """``1,230`` for 1234.5, ``−0.5`` with a minus, not a hyphen."""
+    return _with_minus(f"{float(f'{value:.{digits}g}'):,g}")
 
 
 def points(difference: float, interval: Sequence[float]) -> str:
@@ -201,5 +201,9 @@ def points(difference: float, interval: Sequence[float]) -> str:
 
 
 def signed(value: float, form: str = ".2f") -> str:
-    """A number in that form with its sign, ``+1.20`` or ``−1.20``: a minus, not a hyphen."""
-    return f"{value:+{form}}".replace("-", "−")
+    """A number in that form with its sign: ``+1.20``, ``−1.20``."""
+    return _with_minus(f"{value:+{form}}")
+
+
+def _with_minus(number: str) -> str:
+    return number.replace("-", "−")

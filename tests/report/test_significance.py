@@ -205,4 +205,5 @@ def test_a_measure_is_written_with_half_its_interval():
     ]
     assert accuracy({"mean": 0.5, "ci95": [0.475, 0.525]}) == "50.00 ± 2.50%"
     assert points(0.012, (0.008, 0.016)) == "+1.20 (+0.80 to +1.60)"
+    assert spread(mean_and_interval([-0.000148])) == "−0.000148"
     assert points(-0.012, (-0.03, 0.006)) == "−1.20 (−3.00 to +0.60)"
