@@ -62,9 +62,9 @@ def run(config: Config, dataset: Dataset, runs_dir: str | Path = "runs", *, prog
                 trained.tta_logits,
             )
         except OSError as error:
-            reason = getattr(error, "strerror", None) or error
             raise RunError(
-                f"{path}: cannot be saved ({reason}); its last checkpoint is kept, so make room and start again"
+                f"{path}: cannot be saved ({runs.reason(error)}); its last checkpoint is kept, so make room and start "
+                "again"
             ) from None
 
 
@@ -201,7 +201,7 @@ def train_together(configs: Sequence[Config], dataset: Dataset, runs_dir: str | 
                     if files:
                         runs.receive(path, files)
                 except (OSError, RunError) as failure:  # a full disk, say; the others may find room
-                    error = f"cannot be saved ({getattr(failure, 'strerror', None) or failure})"
+                    error = f"cannot be saved ({runs.reason(failure)})"
                 done = f"failed: {error}" if error else "trained"
                 print(f"{path.name}, lr {config.lr:g}, seed {config.seed}: {done}", file=sys.stderr, flush=True)
         except TerminatedWorkerError:
