@@ -19,7 +19,6 @@ MUON: dict[str, Any] = {
     "augment": True,
     "reflect_padding": 2,
     "alternate_flips": True,
-    "cutout": 0,
     "average_decay": 0.0,
 }
 SGD: dict[str, Any] = MUON | {  # as in arXiv 2404.00498, but without its look-ahead
@@ -37,14 +36,14 @@ INGREDIENTS: dict[str, tuple[str, ...]] = {
     "alternating flips": ("alternate_flips",),
     "label smoothing": ("label_smoothing",),
     "average of the weights": ("average_decay",),
-    "cutout": ("cutout",),
 }
+LEFT_OUT = "cutout"  # what was tried on top of them, and is not in the recipe
 GAP = "resnet6"  # the network that shows what they are worth
 
 
 def network_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
     """Network → its runs, one a seed, from the section's parameters."""
-    simple = {"epochs": given["simple_epochs"], "lr": given["simple_lr"], "cutout": given["simple_cutout"]}
+    simple = {"epochs": given["simple_epochs"], "lr": given["simple_lr"]}
     vgg = {"epochs": given["vgg_epochs"], "lr": given["vgg_lr"]}
     return {
         "simple_cnn": _configs(given, "simple_cnn", given["seeds"], width=1.0, **simple),
@@ -68,7 +67,7 @@ def ladder_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
     plain: dict[str, Any] = {
         **{"optimizer": "adam", "schedule": "cosine", "nesterov": False, "lr": given["write_up_lr"]},
         **{"batch_size": given["write_up_batch_size"], "weight_decay": 0.0, "decay_biases": True},
-        **{"alternate_flips": False, "label_smoothing": 0.0, "average_decay": 0.0, "cutout": 0},
+        **{"alternate_flips": False, "label_smoothing": 0.0, "average_decay": 0.0},
     }
     rungs = {WRITE_UP: _tried(given, **plain)}
     for name, fields in INGREDIENTS.items():
@@ -78,11 +77,22 @@ def ladder_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
     return rungs
 
 
+def left_out_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
+    """The whole recipe and what is left out of it, on the images that the ladder is on."""
+    return {LEFT_OUT: _tried(given, cutout=given["tried_cutout"])}
+
+
+def long_configs(given: Mapping[str, Any]) -> list[Config]:
+    """The same with all training images and as many epochs as the network's result has."""
+    return _configs(given, GAP, given["tried_seeds"], width=1.0, cutout=given["tried_cutout"])
+
+
 def variant_configs(given: Mapping[str, Any]) -> dict[str, list[Config]]:
-    """The whole recipe with another value of one field, on the images that the ladder is on."""
+    """The recipe with what is left out of it and another value of one field, on the images that the ladder is on."""
+    cutout = {"cutout": given["tried_cutout"]}
     rates = {f"learning rate {lr:g}": {"lr": lr} for lr in given["tried_lrs"]}
     decays = {f"weight decay {decay:g}": {"weight_decay": decay} for decay in given["tried_weight_decays"]}
-    return {name: _tried(given, **fields) for name, fields in (rates | decays).items()}
+    return {name: _tried(given, **cutout, **fields) for name, fields in (rates | decays).items()}
 
 
 def by_kind(given: Mapping[str, Any]) -> dict[str, dict[str, list[Config]]]:
@@ -91,6 +101,8 @@ def by_kind(given: Mapping[str, Any]) -> dict[str, dict[str, list[Config]]]:
         "networks": network_configs(given),
         "sgd": {FAST: sgd_configs(given)},
         "ladder": ladder_configs(given),
+        "left_out": left_out_configs(given),
+        "long": {GAP: long_configs(given)},
         "variants": variant_configs(given),
     }
 

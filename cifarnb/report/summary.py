@@ -204,8 +204,8 @@ def describe_well(found: Found) -> list[dict[str, Any]]:
     - ``tta_accuracy``, over the seeds; ``operations`` of a run's training (two for every multiply-add, forward and
       twice as many backward), its ``seconds``, and the ``share_of_peak``, where the device's is known;
     - of the network made for speed ``muon`` and ``sgd``, the two optimizers with the seeds that both have;
-    - of that with six blocks ``ladder`` and ``variants``: the ``rungs``, on images held out, and of its first and last
-      rung ``write_up`` and ``recipe``.
+    - of that with six blocks ``ladder``, ``left_out`` and ``variants``: the ``rungs``, on images held out; of its first
+      and last rung ``write_up`` and ``recipe``; and as ``long`` what is left out over as many epochs as the result has.
     """
     networks = [describe_network(name, runs) | _cost(runs) for name, runs in found["networks"].items()]
     by_name = {network["name"]: network for network in networks}
@@ -214,7 +214,10 @@ def describe_well(found: Found) -> list[dict[str, Any]]:
     rungs = [*found["ladder"].values()]
     gap["write_up"], gap["recipe"] = _sides(rungs[0], rungs[-1])
     gap["ladder"] = _rungs(found["ladder"], {name: rungs[i - 1] for i, name in enumerate(found["ladder"]) if i})
-    gap["variants"] = _rungs(found["variants"], dict.fromkeys(found["variants"], rungs[-1]))
+    gap["left_out"] = _rungs(found["left_out"], {recipes.LEFT_OUT: rungs[-1]})
+    left_out = found["left_out"][recipes.LEFT_OUT]
+    gap["variants"] = _rungs(found["variants"], dict.fromkeys(found["variants"], left_out))
+    gap["long"] = _long(found["long"][recipes.GAP], found["networks"][recipes.GAP])
     return networks
 
 
@@ -256,6 +259,16 @@ def _side(runs: Sequence[Run]) -> dict[str, Any]:
         "test_images": runs[0].provenance["test_images"],
         "runs": [run.name for run in runs],
     }
+
+
+def _long(runs: Sequence[Run], without: Sequence[Run]) -> dict[str, Any] | None:
+    """Runs with what the recipe leaves out, and what they gain on the test images over those without, by seed."""
+    side, beside = _sides(runs, without)
+    if side is None:
+        return None
+    here, there = ({run.config.seed: run.final_accuracy for run in same} for same in (runs, without))
+    gain, interval = paired_difference(here, there, side["test_images"])
+    return side | {"without": beside, "gain": gain, "gain_ci95": [*interval]}
 
 
 def _rungs(tried: Mapping[str, Sequence[Run]], beside: Mapping[str, Sequence[Run]]) -> dict[str, Any]:

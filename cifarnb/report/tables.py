@@ -160,7 +160,6 @@ def recipes(configs: Mapping[str, Sequence[Config]]) -> pd.DataFrame:
             (f"{c.reflect_padding} px, mirrored" if c.reflect_padding else "4 px") if c.augment else "none"
         ),
         "flips": lambda c: ("alternating" if c.alternate_flips else "random") if c.augment else "none",
-        "cutout": lambda c: f"{c.cutout} px" if c.cutout else "–",
         "average of the weights": lambda c: f"{c.average_decay:g}" if c.average_decay else "–",
         "seeds": lambda c: "",
     }
@@ -234,13 +233,14 @@ def ladder(rungs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["recipe", "test accuracy", "gain, points"])
 
 
-def tried(rungs: Sequence[Mapping[str, Any]], variants: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """What was tried on images held out: the rungs, each beside the one before, then variants of the last one."""
+def tried(network: Mapping[str, Any]) -> pd.DataFrame:
+    """What ``summary.describe_well`` has of a network on images held out, each beside what it is set against."""
+    kinds = {"ladder": "one ingredient more", "left_out": "left out", "variants": "with it, another value"}
     rows = [
         (what, rung["name"], accuracy(rung["validation_accuracy"]), "–" if rung["held_out_gain"] is None else
          points(rung["held_out_gain"], rung["held_out_gain_ci95"]))
-        for what, same in (("one ingredient more", rungs), ("another value", variants))
-        for rung in same
+        for kind, what in kinds.items()
+        for rung in network[kind]["rungs"]
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["what", "recipe", "on images held out", "difference, points"])
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cifarnb import runs
-from cifarnb.config import Config
+from cifarnb.config import Config, ConfigError
 from cifarnb.models import build_model, count_multiply_adds, count_parameters
 from cifarnb.report import build, compare, figures, front, recipes, sections, tables
 from cifarnb.report.claims import AIMS, CONFIRMED, ELSEWHERE, NOT_CONFIRMED, NOT_RUN, OWN_CLAIMS, TOO_SHORT, judge
@@ -24,7 +24,7 @@ def full():
 def test_the_recipe_for_four_networks_is_one_but_for_what_each_needs(full):
     configs = recipes.network_configs(full)
     assert [*configs] == [*AIMS] == [*ELSEWHERE]
-    own = {"model", "seed", "epochs", "lr", "cutout"}
+    own = {"model", "seed", "epochs", "lr"}
     shared = [{k: v for k, v in c.computed().items() if k not in own} for name in [*configs][:4] for c in configs[name]]
     assert all(fields == shared[0] for fields in shared)
     assert all(c.tta and c.average_decay and not c.decay_biases for name in [*configs][:4] for c in configs[name])
@@ -62,14 +62,31 @@ def test_a_rung_has_one_ingredient_more_and_the_last_has_them_all(full):
 
 
 def test_an_ingredient_that_is_left_out_has_no_rung(full):
-    rungs = recipes.ladder_configs(full | {"cutout": 0})
+    rungs = recipes.ladder_configs(full | {"average_decay": 0.0})
     assert [*rungs] == [recipes.WRITE_UP, *recipes.INGREDIENTS][:-1]
 
 
+def difference(config, other):
+    return {k: v for k, v in config.computed().items() if v != other.computed()[k]}
+
+
+def test_cutout_is_on_top_of_the_recipe_on_images_held_out_and_over_all_epochs(full):
+    *_, (whole,) = recipes.ladder_configs(full).values()
+    ((name, (left_out,)),) = recipes.left_out_configs(full).items()
+    assert name == recipes.LEFT_OUT == "cutout"
+    assert difference(left_out, whole) == {"cutout": 8}
+    (long,) = recipes.long_configs(full)
+    assert difference(long, recipes.network_configs(full)["resnet6"][0]) == {"cutout": 8}
+    assert (long.epochs, long.validation_size, long.tta) == (60, 0, True)
+    assert not any(config.cutout for same in recipes.network_configs(full).values() for config in same)
+    with pytest.raises(ConfigError, match="tried_cutout: at least 1"):
+        sections.check_values(full | {"tried_cutout": 0}, sections.WELL)
+
+
 def test_another_value_differs_in_one_field_and_is_chosen_on_images_held_out(full):
-    *_, whole = recipes.ladder_configs(full).values()
+    (with_cutout,) = recipes.left_out_configs(full)["cutout"]
     for name, (config,) in recipes.variant_configs(full).items():
-        differ = [k for k, v in config.computed().items() if v != whole[0].computed()[k]]
+        differ = [*difference(config, with_cutout)]
         assert differ == ["lr" if name.startswith("learning rate") else "weight_decay"]
         assert f"{config.computed()[differ[0]]:g}" in name
         assert config.validation_size == 5000
@@ -81,9 +98,10 @@ def operations(config):
 
 
 def test_the_runs_of_full_take_less_than_seven_times_ten_to_the_fifteen_operations(full):
-    wanted = sections.all_configs(sections.WELL, "full")
-    assert len(wanted) == len({*wanted}) == 3 * 4 + 1 + 1 + 7 + 4
-    assert 6e15 < sum(map(operations, wanted)) < 7e15
+    wanted, (long,) = sections.all_configs(sections.WELL, "full"), recipes.long_configs(full)
+    assert len(wanted) == len({*wanted}) == 3 * 4 + 1 + 1 + 6 + 1 + 4 + 1
+    assert 6e15 < sum(operations(config) for config in wanted if config != long) < 7e15
+    assert operations(long) < 0.5e15
 
 
 def test_the_five_new_weights_take_less_than_60_megabytes():
@@ -113,7 +131,7 @@ def found(make_tried):
     ladder = {
         recipes.WRITE_UP: [make_tried(0.5, 0.5, seed=s, **tried) for s in (0, 1)],
         "weight decay on weights": [make_tried(0.6 + s / 50, 0.4, seed=s, **tried) for s in (0, 1)],
-        "cutout": [],
+        "label smoothing": [],
         "alternating flips": [make_tried(0.7, 0.7, seed=s, **tried) for s in (0, 1)],
     }
     return {
@@ -126,7 +144,9 @@ def found(make_tried):
         },
         "sgd": {"fast_cnn": [make_tried(0.85, model="fast_cnn", seed=0)]},
         "ladder": ladder,
+        "left_out": {"cutout": [make_tried(0.6, 0.6, seed=1, **tried)]},
         "variants": {"learning rate 1": [make_tried(0.65, 0.8, seed=1, **tried)]},
+        "long": {"resnet6": [make_tried(0.82, cutout=8, seed=s, augment=True) for s in (1, 2)]},
     }
 
 
@@ -164,9 +184,21 @@ def test_rungs_gain_over_the_one_before_paired_by_seed(well):
     assert second["held_out_gain"] == pytest.approx(-0.1)
     assert third["gain"] is None  # the rung before did not run
     (variant,) = well[1]["variants"]["rungs"]
-    assert variant["held_out_gain"] == pytest.approx(0.1)
-    assert variant["held_out_gain_ci95"] == pytest.approx(sampling_difference(0.8, 0.7, (64, 64)))
+    assert variant["held_out_gain"] == pytest.approx(0.2)
+    assert variant["held_out_gain_ci95"] == pytest.approx(sampling_difference(0.8, 0.6, (64, 64)))
+    (left_out,) = well[1]["left_out"]["rungs"]
+    assert left_out["held_out_gain"] == pytest.approx(-0.1)
+    assert left_out["held_out_gain_ci95"] == pytest.approx(sampling_difference(0.6, 0.7, (64, 64)))
     assert (well[1]["write_up"]["runs"], well[1]["recipe"]["runs"]) == (first["runs"], third["runs"])
+
+
+def test_what_is_left_out_is_set_beside_the_result_with_the_seeds_that_both_have(well, found):
+    long = well[1]["long"]
+    assert (long["seeds"], long["without"]["seeds"]) == ([1], [1])
+    assert (long["final_accuracy"]["mean"], long["without"]["final_accuracy"]["mean"]) == (0.82, 0.8)
+    assert long["gain"] == pytest.approx(0.02)
+    assert long["gain_ci95"] == pytest.approx(sampling_difference(0.82, 0.8, (64, 64)))
+    assert describe_well(found | {"long": {"resnet6": []}})[1]["long"] is None
 
 
 def test_the_tables_show_both_accuracies_and_what_was_tried(well):
@@ -186,9 +218,12 @@ def test_the_tables_show_both_accuracies_and_what_was_tried(well):
     rungs = well[1]["ladder"]["rungs"]
     assert tables.ladder(rungs)["gain, points"].tolist()[::2] == ["–", "–"]
     assert tables.ladder(rungs)["gain, points"][1].startswith("+11.00 (−1.71 to +23.71)")
-    tried = tables.tried(rungs, well[1]["variants"]["rungs"])
-    assert tried["on images held out"].tolist() == ["50.00 ± 0.00%", "40.00 ± 0.00%", "70.00 ± 0.00%", "80.00%"]
-    assert tried["difference, points"][3].startswith("+10.00 (")
+    tried = tables.tried(well[1])
+    shown = ["50.00 ± 0.00%", "40.00 ± 0.00%", "70.00 ± 0.00%", "60.00%", "80.00%"]
+    assert tried["on images held out"].tolist() == shown
+    assert tried["what"].tolist() == [*["one ingredient more"] * 3, "left out", "with it, another value"]
+    assert tried["difference, points"][3].startswith("−10.00 (")
+    assert tried["difference, points"][4].startswith("+20.00 (")
 
 
 def test_the_figure_has_a_point_and_an_interval_a_rung(well):
