@@ -87,7 +87,7 @@ def front_page(summary: Mapping[str, Any], anchors: Collection[str] = ()) -> str
     well = well_that_ran(summary)
     note = (
         "Test accuracy: the mean over the seeds, with half of its 95 % confidence interval where there are several. "
-        "The result is that after the last epoch; the best epoch (its number in brackets) is chosen on the test images."
+        "The result is that after the last epoch; the best epoch is chosen on the test images."
         + (" Trained well: section 1.4; augmented tests: the mean over six views of an image." if well else "")
     )
     asked = tabulate(

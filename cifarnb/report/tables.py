@@ -82,11 +82,6 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(stated, columns=["", "reported", "here"])
 
 
-def _best_epochs(network: Mapping[str, Any]) -> str:
-    epochs = ", ".join(str(epoch) for epoch in network["best_epochs"]["values"])
-    return f"{accuracy(network['best_accuracy'])} ({epochs})"
-
-
 def _best(reported: Mapping[str, Any]) -> str | None:
     return f"at epoch {reported['best_epoch']}" if "best_epoch" in reported else None
 
@@ -104,7 +99,7 @@ def networks(summary: Mapping[str, Any]) -> pd.DataFrame:
                 "s / epoch": f"{network['seconds_per_epoch']['mean']:.3g}" if ran else "–",
                 "reported": percent(network["reported_accuracy"]) or "–",
                 "last epoch": accuracy(network["final_accuracy"]) if ran else NOT_RUN,
-                "best epoch": _best_epochs(network) if ran else "–",
+                "best epoch": accuracy(network["best_accuracy"]) if ran else "–",
             }
         )
     return pd.DataFrame(rows)

@@ -135,7 +135,7 @@ def test_networks_beside_the_write_up(make_run, make_summary):
             "s / epoch": "4",
             "reported": "64.00%",
             "last epoch": "40.00%",
-            "best epoch": "50.00% (1)",
+            "best epoch": "50.00%",
         },
         {
             "network": "ResNet, 6 blocks",
