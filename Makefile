@@ -24,6 +24,7 @@ lab: $(INSTALLED)
 
 install: $(INSTALLED)
 
+# A module is compiled when it is first imported; compiling all of them would be most of a minute of the installation.
 # A .venv that was copied or moved with the project would run what lies in the folder that it was made in.
 ifneq ($(shell grep -s '^command = ' .venv/pyvenv.cfg | grep -vF " $$(pwd -P)/.venv"),)
 $(INSTALLED): anew
@@ -33,7 +34,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "cifarnb needs Python 3.11 or newer; name it with make PYTHON=…"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
