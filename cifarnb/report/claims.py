@@ -135,6 +135,8 @@ def _reaches(name: str, reported: float | None = None, tta: bool = False) -> Cal
         here = f"{accuracy(final)} after the last epoch, {accuracy(best)} at the best"
         if tta:
             here = f"{accuracy(final)} with test-time augmentation, {accuracy(network['final_accuracy'])} without"
+        if final["mean"] < reported:
+            here += f"; {100 * (reported - final['mean']):.2f} points short"
         kind = "t over the seeds" if final["ci95"] else f"Wilson's for one run on {network['test_images']:,} images"
         number = "reported number" if reported == REPORTED.get(name, {}).get("accuracy") else "number"
         return Finding(here, (low - reported, high - reported), f"95 % interval ({kind}) against the {number}")

@@ -128,6 +128,7 @@ def test_an_accuracy_is_reached_when_its_interval_lies_above(claim, name):
     assert over_seeds["verdict"] == CONFIRMED
     assert over_seeds["here"] == "95.00 ± 0.00% after the last epoch, 96.00 ± 0.00% at the best"
     assert "over the seeds" in over_seeds["test"]
+    assert verdict(claim, network(name, [reported - 0.0123]))["here"].endswith("; 1.23 points short")
     assert "10,000 images" in verdict(claim, network(name))["test"]
 
 
