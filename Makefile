@@ -24,7 +24,6 @@ lab: $(INSTALLED)
 
 install: $(INSTALLED)
 
-# A module is compiled when it is first imported; compiling all of them would be most of a minute of the installation.
 # A .venv that was copied or moved with the project would run what lies in the folder that it was made in.
 ifneq ($(shell grep -s '^command = ' .venv/pyvenv.cfg | grep -vF " $$(pwd -P)/.venv"),)
 $(INSTALLED): anew
@@ -35,6 +34,8 @@ $(INSTALLED): requirements.txt pyproject.toml
 	  { echo "cifarnb needs Python 3.11 or newer; name it with make PYTHON=…"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements.txt
+	@# What pip would compile on one core, tests and all; a file that does not compile is nobody's concern.
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib >/dev/null || true
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 

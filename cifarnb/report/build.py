@@ -85,11 +85,15 @@ def build_report(
         say(f"{profile}: {len(wanted)} sections on {dataset.source}")
         if train and (announced := announcement(plan(profile, dataset, overrides, wanted), jobs)):
             say(announced)
+        runs_dir = overrides.get("runs_dir", "runs")
+        ahead = [config for section in wanted for config in sections.all_configs(section, profile, overrides)]
         if jobs > 1 and train:
-            ahead = [config for section in wanted for config in sections.all_configs(section, profile, overrides)]
-            experiment.train_together(ahead, dataset, overrides.get("runs_dir", "runs"), jobs=jobs)
+            experiment.train_together(ahead, dataset, runs_dir, jobs=jobs)
+        trained = not train or all(experiment.find(config, dataset, runs_dir) for config in ahead)
         done: dict[str, Section] = {}
-        for section in execution.execute(wanted, profile, stage / "notebooks", overrides, jobs=jobs, timeout=timeout):
+        for section in execution.execute(
+            wanted, profile, stage / "notebooks", overrides, jobs=jobs, trained=trained, timeout=timeout
+        ):
             done[section.name] = section
             problem = f": {section.error}" if section.error else ""
             say(f"{section.name:24} {section.status}, {section.seconds:.0f} s{problem}")

@@ -53,17 +53,19 @@ def execute(
     overrides: Mapping[str, Any] | None = None,
     *,
     jobs: int = 1,
+    trained: bool = False,
     timeout: int | None = None,
 ) -> Iterator[Section]:
     """Execute sections, ``jobs`` at a time in processes of their own; yields each as it ends.
 
     The executed notebooks go to ``out``.  All parameters are checked before the first kernel starts.  ``timeout`` is
-    in seconds, for a cell.  A section that fails is yielded with its error, and the others go on.
+    in seconds, for a cell.  A section that fails is yielded with its error, and the others go on.  Those that read the
+    runs of others wait for them, unless everything is ``trained`` already.
     """
     tasks = {name: changes(name, profile, overrides) for name in sections}
     out.mkdir(parents=True, exist_ok=True)
     workers = max(1, min(jobs, len(tasks)))
-    last = {*READERS} & set(tasks)
+    last = set() if trained else {*READERS} & set(tasks)
     for group in (set(tasks) - last, last):
         # Processes of this machine whatever joblib.parallel_config says: the notebooks are written here.
         work = joblib.Parallel(
@@ -74,7 +76,7 @@ def execute(
         try:
             for section in work(
                 joblib.delayed(_execute_one)(name, notebook(name), out / f"{name}.ipynb", tasks[name], timeout)
-                for name in sorted(group)
+                for name in sorted(group, reverse=jobs > 1)  # those that take longest are among the last
             ):
                 waiting.remove(section.name)
                 yield section

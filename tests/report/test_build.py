@@ -217,6 +217,17 @@ def test_runs_within_the_project_are_named_relative_to_it(tmp_path, monkeypatch)
     assert seen == [str(Path("reports/there/runs")), str((tmp_path / "runs").resolve())]
 
 
+@pytest.mark.parametrize(
+    ("options", "trained"), [({"train": False}, True), ({}, False), ({"only": ["00_data"]}, True)]
+)
+def test_sections_know_whether_any_of_them_has_to_train(options, trained, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(build.execution, "execute", lambda *_, trained, **__: seen.append(trained) or [])
+    monkeypatch.setattr(build, "announcement", lambda *_: "")
+    build.build_report("smoke", out=tmp_path / "out", runs_dir=tmp_path / "runs", say=lambda _: None, **options)
+    assert seen == [trained]
+
+
 def tree(folder):
     """All files of a folder with their content."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -47,13 +47,30 @@ def test_a_folder_may_have_braces_in_its_name(project, monkeypatch):
     assert (section.status, section.notebook) == ("ok", inner / "out" / "01_test.ipynb"), section.error
 
 
-def test_what_reads_the_runs_of_the_others_is_executed_after_them(project, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "order"),
+    [
+        ({}, ["01_test", "05_test", "03d_reads"]),
+        ({"jobs": 2}, ["05_test", "01_test", "03d_reads"]),  # the long ones are among the last, so they begin first
+        ({"trained": True}, ["01_test", "03d_reads", "05_test"]),
+        ({"jobs": 2, "trained": True}, ["05_test", "03d_reads", "01_test"]),
+    ],
+)
+def test_what_reads_the_runs_of_the_others_waits_for_them(options, order, project, monkeypatch):
     for name in ("01_test", "05_test"):
         project(name=name)
     folder = project(name="03d_reads")
     monkeypatch.setattr(execution, "READERS", ("03d_reads",))
-    monkeypatch.setattr(execution, "_execute_one", lambda name, *_: Section(name, None, "ok"))
-    assert [*execute(folder, ["01_test", "03d_reads", "05_test"])] == ["01_test", "05_test", "03d_reads"]
+    begun = []
+
+    def begin(name, *_):
+        begun.append(name)
+        return Section(name, None, "ok")
+
+    monkeypatch.setattr(execution, "_execute_one", begin)
+    monkeypatch.setattr(execution.joblib, "Parallel", lambda *_, **__: lambda tasks: [f(*a) for f, a, _ in tasks])
+    execute(folder, ["01_test", "03d_reads", "05_test"], **options)
+    assert begun == order
 
 
 def test_a_kernel_is_this_python_with_nothing_of_the_users(project, monkeypatch):
