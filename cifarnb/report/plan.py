@@ -37,7 +37,9 @@ class Task:
         plain = {"seed": 0, "epochs": 1, "train_size": 0, "test_size": 0, "validation_size": 0, "schedule": "none"}
         plain |= {"loss": "cross_entropy", "label_smoothing": 0.0, "l1": 0.0, "lr": 1e-3, "tta": False}
         plain |= {"activation": "relu", "residual": False, "dropout": 0.0}
-        return self.config.replace(**plain, probe_every=0, keep_path=False)
+        plain |= {"momentum": 0.9, "nesterov": False, "weight_decay": 0.0, "decay_biases": True, "average_decay": 0.0}
+        plain |= {"alternate_flips": False, "reflect_padding": 0, "cutout": 0}
+        return self.config.replace(**plain, probe_every=0, probe_along=("gradient",), keep_path=False)
 
     @property
     def operations(self) -> float:

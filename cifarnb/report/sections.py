@@ -2,12 +2,13 @@
 
 import ast
 import io
+import json
 import re
 import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
@@ -16,9 +17,6 @@ from cifarnb.config import Config, ConfigError, Number, unknown_name
 from cifarnb.report import changes as one_change
 from cifarnb.report import recipes
 from cifarnb.runs import project_root
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 PROFILES = ("smoke", "quick", "full")
 WELL = "03b_trained_well"
@@ -157,23 +155,24 @@ def notebook(section: str) -> Path:
     return project_root() / "notebooks" / f"{section}.ipynb"
 
 
-def read(section: str) -> "NotebookNode":
-    """The notebook of a section.  Raises ConfigError, naming the file, for one that cannot be read."""
-    import nbformat  # a second, which every kernel that only asks for runs would take longer to start
+def cells(section: str) -> list[tuple[str, list[str]]]:
+    """The cells of a section's notebook, each its source and its tags.
 
+    As JSON, without nbformat: that takes a second to import, which every kernel would take longer to start.  Raises
+    ConfigError, naming the file, for one that cannot be read.
+    """
     file = notebook(section)
     try:
-        found = nbformat.read(file, as_version=4)
-        found.cells[:1]
-    except Exception as error:  # what it raises has no common base
-        reason = " ".join(str(error).split())[:80]
-        raise ConfigError(f"{file}: is not a notebook ({reason})") from None
-    return found
+        found = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        return [("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in found]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        told = "it has no cells" if isinstance(error, KeyError | TypeError) else " ".join(str(error).split())[:80]
+        raise ConfigError(f"{file}: is not a notebook ({told})") from None
 
 
 def title(section: str) -> str:
     """The section's number and name, in English: the last heading of its notebook's first cell; its name if none."""
-    first = "".join(cell.source for cell in read(section).cells[:1])
+    first = "".join(source for source, _ in cells(section)[:1])
     headings = re.findall(r"^#+ (.+?)(?: \([^()]*[^\x00-\x7f][^()]*\))?$", first, re.MULTILINE)
     return str(headings[-1]) if headings else section
 
@@ -184,11 +183,11 @@ def declared(section: str) -> dict[str, Parameter]:
     Raises ConfigError, naming notebook and line, for a parameters cell that cannot be read.
     """
     file = notebook(section)
-    cells = [c for c in read(section).cells if "parameters" in c.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise ConfigError(f"{file}: one cell must have the tag parameters, not {len(cells)}")
+    tagged = [source for source, tags in cells(section) if "parameters" in tags]
+    if len(tagged) != 1:
+        raise ConfigError(f"{file}: one cell must have the tag parameters, not {len(tagged)}")
     try:
-        return read_declarations(cells[0].source)
+        return read_declarations(tagged[0])
     except ConfigError as error:
         raise ConfigError(f"{file}: parameters cell, {error}") from None
 

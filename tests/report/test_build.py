@@ -217,9 +217,7 @@ def test_runs_within_the_project_are_named_relative_to_it(tmp_path, monkeypatch)
     assert seen == [str(Path("reports/there/runs")), str((tmp_path / "runs").resolve())]
 
 
-@pytest.mark.parametrize(
-    ("options", "trained"), [({"train": False}, True), ({}, False), ({"only": ["00_data"]}, True)]
-)
+@pytest.mark.parametrize(("options", "trained"), [({"train": False}, True), ({}, False), ({"only": ["00_data"]}, True)])
 def test_sections_know_whether_any_of_them_has_to_train(options, trained, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(build.execution, "execute", lambda *_, trained, **__: seen.append(trained) or [])

@@ -141,6 +141,19 @@ def test_only_parameters_are_called_as_fields_of_a_run(path):
     assert not given & {*Config.model_fields}
 
 
+def test_a_kernel_starts_without_what_it_needs_later_or_never():
+    cells = [
+        ast.parse(c.source) for p in NOTEBOOKS for c in nbformat.read(p, as_version=4).cells if c.cell_type == "code"
+    ]
+    lines = {ast.unparse(line) for cell in cells for line in cell.body if isinstance(line, ast.Import | ast.ImportFrom)}
+    code = [*sorted(lines), "import sys", "sections.declared('01_simple_cnn')", "print(*sys.modules)"]
+    found = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=True).stdout
+    assert "cifarnb.report.sections" in found.split()
+    assert not {"nbformat", "jsonschema", "papermill", "torchvision", "torch._dynamo"} & {
+        *found.split()
+    }  # a second each
+
+
 def operations(config):
     """Of its training and its walks: a multiply-add is two, and a gradient takes three times the forward pass."""
     multiply_adds = count_multiply_adds(build_model(config.model, width=config.width))

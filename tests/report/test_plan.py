@@ -5,7 +5,7 @@ import pytest
 from cifarnb import bench, experiment, training
 from cifarnb.config import Config
 from cifarnb.models import build_model, count_multiply_adds
-from cifarnb.report import plan, sections
+from cifarnb.report import plan, recipes, sections
 
 
 @pytest.fixture
@@ -85,3 +85,10 @@ def test_a_report_announces_what_takes_more_than_a_minute_and_times_nothing_else
     assert plan.announcement(found, 2) == (
         "3 of 3 runs are missing; to train them takes about 26 s on this machine, 2 at a time"
     )
+
+
+def test_recipes_that_cost_as_much_are_timed_once():
+    given = sections.values(sections.WELL, "full")
+    tried = [*recipes.ladder_configs(given).values(), *recipes.left_out_configs(given).values()]
+    kinds = {plan.Task("", config, 1.0, 0).kind for (config,) in [*tried, *recipes.variant_configs(given).values()]}
+    assert sorted((kind.optimizer, kind.batch_size) for kind in kinds) == [("adam", 32), ("sgd", 128)]

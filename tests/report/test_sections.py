@@ -326,13 +326,21 @@ def test_a_letter_puts_a_section_between_two_numbers(project):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> other\n", "[]", "{}", '{"nbformat": 4}'],
+    [
+        "",
+        "<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> other\n",
+        "[]",
+        "{}",
+        '{"nbformat": 4}',
+        '{"cells": [{"source": 1}]}',
+        '{"cells": 1}',
+    ],
 )
 def test_what_is_no_notebook_is_told_in_one_line(project, content):
     folder = project(name="01_test")
     file = folder / "notebooks" / "01_test.ipynb"
     file.write_text(content, encoding="utf-8")
-    for ask in (sections.read, sections.title, sections.declared):
+    for ask in (sections.cells, sections.title, sections.declared):
         with pytest.raises(ConfigError, match=rf"^{re.escape(str(file))}: is not a notebook \(.+\)$") as told:
             ask("01_test")
         assert len(str(told.value).splitlines()) == 1
