@@ -190,7 +190,7 @@ def make(tmp_path):
 def test_make_installs_once_and_passes_on_what_is_asked(make, tmp_path):
     folder = tmp_path / "a project"
     calls = make(folder, "report", "DATA=~/my data.npz", PIP_USER="1", PIP_TARGET="/elsewhere")
-    assert [call.split(" [")[2].rstrip("]") for call in calls[1:-1]] == ["venv", "pip", "pip"]
+    assert [call.split(" [")[2].rstrip("]") for call in calls[1:-1]] == ["venv", "pip", "compileall", "pip"]
     assert all(" 0 none [" in call for call in calls)
     report = ".venv/bin/python 0 none [-m] [cifarnb] [report] [--profile] [quick] [--jobs] [2]"
     assert calls[-1] == f"{report} [--data] [~/my data.npz]"
