@@ -266,8 +266,7 @@ def _long(runs: Sequence[Run], without: Sequence[Run]) -> dict[str, Any] | None:
     side, beside = _sides(runs, without)
     if side is None:
         return None
-    here, there = ({run.config.seed: run.final_accuracy for run in same} for same in (runs, without))
-    gain, interval = paired_difference(here, there, side["test_images"])
+    gain, interval = paired_difference(_tested(runs), _tested(without), side["test_images"])
     return side | {"without": beside, "gain": gain, "gain_ci95": [*interval]}
 
 
@@ -284,13 +283,17 @@ def _rungs(tried: Mapping[str, Sequence[Run]], beside: Mapping[str, Sequence[Run
         rung |= dict.fromkeys(("gain", "gain_ci95", "held_out_gain", "held_out_gain_ci95"))
         other = beside.get(name, [])
         if {*_held_out(runs)} & {*_held_out(other)}:
-            here, there = ({run.config.seed: run.final_accuracy for run in side} for side in (runs, other))
-            rung["gain"], interval = paired_difference(here, there, rung["test_images"])
+            rung["gain"], interval = paired_difference(_tested(runs), _tested(other), rung["test_images"])
             images = runs[0].config.validation_size
             rung["held_out_gain"], held_out = paired_difference(_held_out(runs), _held_out(other), images)
             rung |= {"gain_ci95": [*interval], "held_out_gain_ci95": [*held_out]}
         rungs.append(rung)
     return {"rungs": rungs, "runs": [name for rung in rungs for name in rung["runs"]]}
+
+
+def _tested(runs: Sequence[Run]) -> dict[int, float]:
+    """Seed → accuracy on the test images, after the last epoch."""
+    return {run.config.seed: run.final_accuracy for run in runs}
 
 
 def _held_out(runs: Sequence[Run]) -> dict[int, float]:
