@@ -205,15 +205,6 @@ def group(runs: Iterable[Run], field: str) -> dict[Any, list[Run]]:
     return grouped
 
 
-def learn_together(runs: Iterable[Run]) -> dict[int, int | None]:
-    """Seed → the step from which on all of these runs with that seed learn, None if one does not."""
-    together: dict[int, int | None] = {}
-    for seed, same in group(runs, "seed").items():
-        steps = [run.learns_from for run in same]
-        together[seed] = None if None in steps else max(step for step in steps if step is not None)
-    return together
-
-
 def project_root() -> Path:
     """The nearest folder from the working directory upwards with notebooks/ and params/; else the package's parent."""
     package = Path(__file__).resolve().parents[1]

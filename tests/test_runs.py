@@ -341,10 +341,3 @@ def test_two_users_share_a_folder_of_runs():
 )
 def test_a_run_learns_from_the_step_on_at_which_its_loss_stays_below_its_start(losses, step, make_run):
     assert make_run(losses=losses).learns_from == step
-
-
-def test_runs_learn_together_from_the_latest_of_their_steps_on(make_run):
-    late = [2.303] * 20 + [1.0] * 20
-    made = [make_run("vgg_a", losses=late), make_run("vgg_a_bn"), make_run("vgg_a", seed=1), make_run("vgg_a", seed=2)]
-    made.append(make_run("vgg_a_bn", seed=1, losses=[2.303]))
-    assert runs.learn_together(made) == {0: made[0].learns_from, 1: None, 2: 0}

@@ -20,6 +20,7 @@ from cifarnb.report.significance import (
     signed,
     spread,
 )
+from cifarnb.report.walks import LEAST_WALKS
 from cifarnb.runs import AT_START
 
 # Section 1's numbers, by network: test accuracy (0 to 1), epochs, lr, optimizer, schedule, seconds per epoch.
@@ -69,6 +70,10 @@ NOT_RUN = "not run"
 VERDICTS = (  # in a shortened profile with more words behind
     CONFIRMED, NOT_CONFIRMED, NOISE, NOT_TESTED, NOT_COMPARABLE, TOO_SHORT, NOT_RUN
 )  # fmt: skip
+EPOCH = 391  # steps of CIFAR-10 in batches of 128; with SGD the plain network learns from some 100 on
+# While the plain network still leaves its start, its losses lie close together. Measured on VGG-A, whole and a quarter
+# as wide: over the first epoch its band is the narrower one and its loss the steadier, over the first five it is not.
+FIVE_EPOCHS = 5 * EPOCH
 VERY_FAST = 2  # times as fast as the next network: a bound of ours, the write-up has none
 SHORTENED = {"smoke": "on synthetic images, where it means nothing", "quick": "on a shortened schedule"}
 
@@ -97,7 +102,7 @@ class Claim:
 
 
 def described_networks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The numbers of all networks: with the write-up's recipe, and trained well, where a report has these."""
+    """The numbers of all networks: with the write-up's recipe, and, where a report has these, trained well."""
     return [*summary["networks"], *summary.get("well", [])]
 
 
@@ -110,6 +115,20 @@ def that_ran(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def well_that_ran(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The networks of section 1.4 that ran."""
     return [network for network in summary.get("well", []) if network["final_accuracy"]]
+
+
+def side_by_side(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without the networks trained well in a shortened profile, where they have seen too little for that."""
+    return {**summary, "well": [] if summary["profile"] in SHORTENED else summary.get("well", [])}
+
+
+def caution(steps: int, least: int = EPOCH) -> str:
+    """What a text says behind a comparison of runs of so few steps; empty where they are enough for a claim."""
+    return "" if steps >= least else f" **{TOO_SHORT.capitalize()}:** {_too_few(least)}."
+
+
+def _too_few(least: int) -> str:
+    return f"fewer than {least:,} steps of training show nothing of it"
 
 
 def best_of(networks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -202,6 +221,7 @@ def _is_better(better: str, worse: str) -> Callable[[Networks], Finding]:
 
 # A network that has learnt nothing is flat and even, and no step size harms it: that is no merit and no fault.
 _STUCK = f"{{}}: the loss does not come below {AT_START} to stay"
+_APART = f"not compared, since with no seed {LEAST_WALKS} walks or more lie where both networks learn"
 _STUCK_RULE = (
     f"a network of which the loss (the mean of ten steps) does not come below {AT_START} to stay decides nothing"
 )
@@ -214,12 +234,15 @@ def _is_stuck(measured: Mapping[str, Any], key: str = "learns_from") -> bool:
 
 
 def _who_is_stuck(normed: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
-    """Which of the two does not learn, in words; empty if there is a seed with which both do."""
+    """Which of the two does not learn with any seed, in words; empty if both do."""
     sides = {"with batch norm": normed, "without batch norm": plain}
     stuck = [words for words, side in sides.items() if _is_stuck(side)]
-    if not stuck and _is_stuck(plain, "compared_from"):
-        stuck = ["with every seed one of the two"]
     return " and ".join(stuck)
+
+
+def _are_apart(normed: Mapping[str, Any], plain: Mapping[str, Any]) -> bool:
+    """Whether the two walk where both learn with no seed, or too rarely (``walks.compared_from``)."""
+    return any(_is_stuck(side, "compared_from") for side in (normed, plain))
 
 
 def _note(measured: Mapping[str, Any]) -> str:
@@ -305,6 +328,10 @@ def _is_lower(words: str, key: str, *places: str, higher: bool = False) -> Calla
                 here.append(_STUCK.format(stuck) + _note(plain))
                 tests.append(_STUCK_RULE)
                 continue
+            if _are_apart(normed, plain):
+                here.append(_APART + _note(plain))
+                tests.append("walks where one of the two networks does not learn decide nothing")
+                continue
             here.append(f"{_both_of(normed, plain, key)}{_note(plain)}")
             if normed.get("learnt") and plain.get("learnt"):
                 fair = _both_of(normed["learnt"], plain["learnt"], key)
@@ -333,10 +360,6 @@ def _at(network: Mapping[str, Any], place: str) -> Mapping[str, Any] | None:
 
 _VGG = ("vgg_a", "vgg_a_bn")
 _SGD = ("probes sgd", "probes second_sgd")
-_EPOCH = 391  # steps of CIFAR-10 in batches of 128; with SGD the plain network learns from some 100 on
-# While the plain network still leaves its start, its losses lie close together. Measured on VGG-A, whole and a quarter
-# as wide: over the first epoch its band is the narrower one and its loss the steadier, over the first five it is not.
-_FIVE_EPOCHS = 5 * _EPOCH
 
 
 def _both(measured: str) -> tuple[str, ...]:
@@ -367,18 +390,18 @@ CLAIMS = (
     Claim("With batch norm it converges faster.", "", _VGG, "fig-vgg-curves",
           _is_lower("mean training loss over all steps", "mean_train_loss")),
     Claim("With batch norm training is steadier.", "", _VGG, "table-landscape",
-          _is_lower("deviation of the loss within 50 steps", "loss_fluctuation"), least_steps=_FIVE_EPOCHS),
+          _is_lower("deviation of the loss within 50 steps", "loss_fluctuation"), least_steps=FIVE_EPOCHS),
     Claim("With batch norm training is less sensitive to the learning rate.", "", _both("landscape"), "fig-landscape",
           _is_lower("median width of the band", "median_band_width", "landscape", "narrow_landscape"),
-          least_steps=_FIVE_EPOCHS),
+          least_steps=FIVE_EPOCHS),
     Claim("Batch norm smooths the loss landscape.", "", _both("probes"), "table-probes",
-          _is_lower("median β on walks with SGD", "beta", *_SGD), least_steps=_EPOCH),
+          _is_lower("median β on walks with SGD", "beta", *_SGD), least_steps=EPOCH),
     Claim("Batch norm makes gradients more predictable.", "", _both("probes"), "table-probes",
           _is_lower("median change of the gradient on walks with SGD", "gradient_change", *_SGD),
-          least_steps=_EPOCH),
+          least_steps=EPOCH),
     Claim("Batch norm allows a wider range of learning rates.", "", _both("rates"), "fig-rates",
           _is_lower("rates within a point of the best:", "within_one_point", "rates", higher=True),
-          least_steps=_EPOCH),
+          least_steps=EPOCH),
 )  # fmt: skip
 
 
@@ -398,17 +421,17 @@ OWN_CLAIMS = (  # of sections 1.4 and 1.5, about what ``summary.describe_well`` 
     Claim("The network made for speed reaches 94 % with test-time augmentation.", "94%", ("fast_cnn",), _AIMED,
           _reaches("fast_cnn", AIMS["fast_cnn"], tta=True), own_schedule=True),
     Claim("The whole recipe does better than the write-up's in as many epochs.", "", ("resnet6 recipe",), "fig-gap",
-          _is_above("resnet6", "recipe", "write_up"), least_steps=10 * _EPOCH),
+          _is_above("resnet6", "recipe", "write_up"), least_steps=FIVE_EPOCHS),
     Claim("Muon does better than SGD in as many steps.", "", ("fast_cnn sgd",), "fig-muon",
           _is_above("fast_cnn", "muon", "sgd"), least_steps=100),
     Claim("In the simple CNN twice as many filters do better.", "", ("base", "2 × filters"), _CHANGED,
-          _differs_from_base("2 × filters"), least_steps=_EPOCH),
+          _differs_from_base("2 × filters"), least_steps=EPOCH),
     Claim("In the simple CNN the sigmoid does worse than ReLU.", "", ("base", "sigmoid"), _CHANGED,
-          _differs_from_base("sigmoid", worse=True), least_steps=_EPOCH),
+          _differs_from_base("sigmoid", worse=True), least_steps=EPOCH),
     Claim("In the simple CNN batch norm does better.", "", ("base", "batch norm"), _CHANGED,
-          _differs_from_base("batch norm"), least_steps=_EPOCH),
+          _differs_from_base("batch norm"), least_steps=EPOCH),
     Claim("In the simple CNN augmentation does better within as few epochs.", "", ("base", "crop and flip"), _CHANGED,
-          _differs_from_base("crop and flip"), least_steps=10 * _EPOCH),
+          _differs_from_base("crop and flip"), least_steps=10 * EPOCH),
 )  # fmt: skip
 
 
@@ -442,7 +465,7 @@ def judge(
                     verdict = TOO_SHORT
                 elif found.steps < claim.least_steps:
                     verdict, here = TOO_SHORT, f"{here}; after {found.steps:,} steps"
-                    test = f"fewer than {claim.least_steps:,} steps of training show nothing of it"
+                    test = _too_few(claim.least_steps)
         judged.append(
             {
                 "claim": claim.text,

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from cifarnb.report import requirements, tables
-from cifarnb.report.claims import VERDICTS, best_of, that_ran, well_that_ran
+from cifarnb.report.claims import VERDICTS, best_of, side_by_side, that_ran, well_that_ran
 from cifarnb.runs import Run
 
 HAND_IN = {"author": "Author", "student_number": "Student number"}  # keys of the summary's "hand_in"
@@ -66,6 +66,7 @@ def front_page(summary: Mapping[str, Any], anchors: Collection[str] = ()) -> str
 
     ``anchors`` are those that the sections have: nothing else is linked to as an answer.
     """
+    summary = side_by_side(summary)
     ran = that_ran(summary)
     lines = ["# Results at a glance (结果概览)", ""]
     if ran:
@@ -108,7 +109,7 @@ def front_page(summary: Mapping[str, Any], anchors: Collection[str] = ()) -> str
 def headline_table(summary: Mapping[str, Any]) -> str:
     """Every network's accuracies, reported, here, and, where it ran, trained well as in section 1.4; in Markdown."""
     columns = ["network", "reported", "last epoch", "best epoch", "parameters"]  # what matters first: phones are narrow
-    well = well_that_ran(summary)
+    well = well_that_ran(side_by_side(summary))
     if well:
         columns[3:3] = ["trained well", "augmented tests"]
     table = tables.beside_well(tables.networks(summary), well)[columns]

@@ -11,8 +11,8 @@ from cifarnb.report.claims import NOT_COMPARABLE
 from cifarnb.report.significance import accuracy, counted, mean_and_interval, positive
 from cifarnb.report.summary import WINDOW
 from cifarnb.report.tables import NOT_RUN, count_seeds, first_seed, over_seeds
-from cifarnb.report.walks import MEASURES, medians_over_steps
-from cifarnb.runs import Run, learn_together
+from cifarnb.report.walks import MEASURES, compared_from, medians_over_steps
+from cifarnb.runs import Run
 
 
 def landscape(
@@ -73,11 +73,11 @@ def probes(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
     """What walks measured, a row a kind of walk and measure; kind of walk → network → runs, which differ in the seed.
 
     A cell is the mean over the seeds of the median over the steps at which all networks learn, with half the 95 %
-    confidence interval, or their values, where there are several.  Seeds with which one does not learn are left out.
+    confidence interval, or their values, where there are several.  Seeds are left out as ``walks.compared_from`` says.
     """
     rows = []
     for walk, networks in runs.items():
-        since = learn_together(run for same in networks.values() for run in same)
+        since = compared_from(run for same in networks.values() for run in same)
         for measure in MEASURES:
             cells = {LABELS[name]: _over_compared(same, since, measure) for name, same in networks.items()}
             rows.append({"walk": walk, "median over the steps": measure} | cells)
@@ -92,7 +92,7 @@ def learning(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
     """
     rows = []
     for walk, networks in runs.items():
-        since = learn_together(run for same in networks.values() for run in same)
+        since = compared_from(run for same in networks.values() for run in same)
         row = {"walk": walk}
         for name, same in networks.items():
             row[LABELS[name]] = ", ".join(

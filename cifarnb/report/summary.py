@@ -17,8 +17,8 @@ from cifarnb.report.changes import Found
 from cifarnb.report.changes import beats_guessing as beats_guessing  # notebooks take it from here
 from cifarnb.report.claims import OWN_CLAIMS, REPORTED, final_interval, judge
 from cifarnb.report.significance import mean_and_interval, paired_difference, ratio_interval
-from cifarnb.report.walks import medians_over_steps, swings_over_steps
-from cifarnb.runs import NotRunError, Run, group, learn_together
+from cifarnb.report.walks import compared_from, medians_over_steps, swings_over_steps
+from cifarnb.runs import NotRunError, Run, group
 
 NEARLY_ALL = 0.95  # of the training images: whoever has so many right has little left to learn from them
 WINDOW = 50  # steps, over which the loss fluctuates
@@ -44,7 +44,7 @@ def summarize(
         for kind, configs in sections.why_configs(sections.values(sections.WHY, profile, overrides)).items()
     }
     walks = {kind: [run.along(way) for run in why[of]] for kind, (of, way) in WALKS.items()}
-    since = {kind: learn_together(runs) for kind, runs in walks.items()}
+    since = {kind: compared_from(runs) for kind, runs in walks.items()}
     networks: list[dict[str, Any]] = []
     landscapes: dict[str, dict[str, list[Run]]] = {}
     for name in sections.NETWORKS:
@@ -416,9 +416,8 @@ def describe_probes(runs: Sequence[Run], since: Mapping[int, int | None]) -> dic
     it, ``beta`` the effective smoothness.  Where a run diverged throughout, infinite.  ``beta_swing`` is how far β goes
     up and down from walk to walk: its 90th percentile divided by the 10th.
 
-    ``since`` says by seed from which step on both networks learn (``cifarnb.runs.learn_together``): the medians are
-    over those steps, which ``compared_from`` holds, and seeds with None are left out; if none is left, the medians are
-    None.
+    ``since`` says by seed from which step on both networks learn (``walks.compared_from``): the medians are over those
+    steps, which ``compared_from`` holds, and seeds with None are left out; if none is left, the medians are None.
     """
     words = {"loss_range": "range of the loss", "gradient_change": "change of the gradient", "beta": "β"}
     described: dict[str, Any] = {

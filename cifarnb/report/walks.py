@@ -1,11 +1,13 @@
 """What the walks along a run's training measured, in a number a run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from cifarnb.runs import Run
+from cifarnb.runs import Run, group
+
+LEAST_WALKS = 5  # of a run, for a median over them
 
 MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # of a probe, a value a step
     "range of the loss": lambda probes: probes["loss_max"] - probes["loss_min"],
@@ -14,10 +16,24 @@ MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {  # of a probe, a va
 }
 
 
+def compared_from(runs: Iterable[Run]) -> dict[int, int | None]:
+    """Seed → the step from which on all of these runs with that seed learn.
+
+    None if one of them does not, or walks fewer than LEAST_WALKS times from then on.
+    """
+    since: dict[int, int | None] = {}
+    for seed, same in group(runs, "seed").items():
+        steps = [run.learns_from for run in same]
+        first = None if None in steps else max(step for step in steps if step is not None)
+        enough = first is not None and all(len(_probes(run, first)) >= LEAST_WALKS for run in same)
+        since[seed] = first if enough else None
+    return since
+
+
 def medians_over_steps(runs: Sequence[Run], since: Mapping[int, int | None], measure: str) -> list[float]:
     """The median of a measure for each run, over the steps from that on which ``since`` has for its seed.
 
-    ``since`` is that of ``cifarnb.runs.learn_together``; runs with a seed for which it has None are left out.
+    ``since`` is that of ``compared_from``; runs with a seed for which it has None are left out.
     """
     return _of_each(median_over_steps, runs, since, measure)
 
@@ -45,6 +61,10 @@ def median_over_steps(run: Run, measure: str, since: int = 0) -> float:
 
 
 def _finite_over_steps(run: Run, measure: str, since: int) -> pd.Series:
-    assert run.probes is not None
-    values = MEASURES[measure](run.probes[run.probes["step"] >= since])
+    values = MEASURES[measure](_probes(run, since))
     return values[np.isfinite(values)]
+
+
+def _probes(run: Run, since: int) -> pd.DataFrame:
+    assert run.probes is not None
+    return run.probes[run.probes["step"] >= since]

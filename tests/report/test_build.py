@@ -62,6 +62,11 @@ def test_the_page_quotes_the_numbers_of_the_runs(smoke, summary):
         assert network["run"] in page
 
 
+def test_no_number_of_the_page_is_one_that_could_not_be_computed(smoke):
+    told = re.sub(r"<details>.*?</details>", "", (smoke / "report.md").read_text(), flags=re.DOTALL)
+    assert re.findall(r"(?<![\w.])-?(?:inf|nan|None)\b.*", told) == []
+
+
 def test_the_page_names_profile_data_and_sections_in_order(smoke, summary):
     page = (smoke / "report.html").read_text()
     assert "Profile smoke" in page

@@ -6,6 +6,7 @@ from cifarnb.models import LABELS
 from cifarnb.report.claims import (
     CLAIMS,
     CONFIRMED,
+    FIVE_EPOCHS,
     NOISE,
     NOT_COMPARABLE,
     NOT_CONFIRMED,
@@ -15,7 +16,9 @@ from cifarnb.report.claims import (
     TOO_SHORT,
     VERDICTS,
     best_of,
+    caution,
     judge,
+    side_by_side,
     that_ran,
     well_that_ran,
 )
@@ -373,7 +376,14 @@ def test_with_every_seed_one_of_the_two_may_be_stuck():
     ]
     judged = verdict("beta", *networks)
     assert judged["verdict"] == NOT_COMPARABLE
-    assert "with every seed one of the two" in judged["here"]
+    assert judged["here"].endswith("not compared, since with no seed 5 walks or more lie where both networks learn")
+    assert "decide nothing" in judged["test"]
+
+
+def test_a_text_says_that_runs_are_too_short_where_the_claims_do():
+    assert caution(391) == caution(392) == caution(1_955, FIVE_EPOCHS) == ""
+    assert caution(390) == " **Too short to tell:** fewer than 391 steps of training show nothing of it."
+    assert "fewer than 1,955 steps" in caution(1_954, FIVE_EPOCHS)
 
 
 def test_the_band_is_told_with_its_seeds_and_that_of_the_narrow_networks_must_agree():
@@ -401,7 +411,7 @@ def test_the_band_is_told_with_its_seeds_and_that_of_the_narrow_networks_must_ag
 def test_the_best_of_all_networks_may_be_one_trained_well():
     there = [network("simple_cnn", [0.6]), network("resnet9", [0.89]), {"name": "vgg_a", "final_accuracy": None}]
     well = [network("resnet9", [0.93, 0.94]), {"name": "resnet6", "final_accuracy": None}]
-    summary = {"networks": there, "well": well}
+    summary = {"networks": there, "well": well, "profile": "full"}
     assert well_that_ran(summary) == well[:1]
     assert [n["label"] for n in that_ran(summary)] == [
         "Simple CNN", "ResNet, 9 blocks", "ResNet, 9 blocks, trained well",
@@ -409,6 +419,14 @@ def test_the_best_of_all_networks_may_be_one_trained_well():
     assert best_of(that_ran(summary))["label"] == "ResNet, 9 blocks, trained well"
     assert best_of(that_ran({"networks": there})) is there[1]
     assert well_that_ran({"networks": there}) == []
+    assert side_by_side(summary) == summary
+
+
+@pytest.mark.parametrize("profile", ["quick", "smoke"])
+def test_on_a_shortened_schedule_networks_trained_well_do_not_stand_beside_the_others(profile):
+    summary = {"networks": [network("resnet9", [0.5])], "well": [network("fast_cnn", [0.6])], "profile": profile}
+    assert [n["name"] for n in that_ran(side_by_side(summary))] == ["resnet9"]
+    assert [n["name"] for n in that_ran(summary)] == ["resnet9", "fast_cnn"]
 
 
 def test_the_band_is_told_also_over_the_rates_at_which_both_learn():

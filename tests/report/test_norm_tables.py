@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from cifarnb.models import LABELS
 from cifarnb.report import norm_tables, walks
@@ -75,6 +76,11 @@ def probed(loss_min, loss_max, change_max, beta, learns_from=0, seed=0):
     return SimpleNamespace(probes=probes, learns_from=learns_from, losses=losses, config=SimpleNamespace(seed=seed))
 
 
+@pytest.fixture
+def one_walk_is_enough(monkeypatch):
+    monkeypatch.setattr(walks, "LEAST_WALKS", 1)
+
+
 def test_medians_over_the_steps_that_are_finite():
     run = probed([1.0, 1, 1, INF], [2.0, 4, INF, INF], [NAN, 3.0, 7, 8], [NAN, INF, NAN, INF])
     assert walks.median_over_steps(run, "range of the loss") == 2  # of 1 and 3
@@ -82,6 +88,7 @@ def test_medians_over_the_steps_that_are_finite():
     assert math.isnan(walks.median_over_steps(run, "β"))
 
 
+@pytest.mark.usefixtures("one_walk_is_enough")
 def test_walks_by_kind_measure_and_network():
     plain = probed([1.0, 1, 1], [2.0, 3, 9], [1234.5, 1, 5000], [0.012345] * 3)
     nothing = probed(*[[INF, NAN, NAN]] * 4)
@@ -102,6 +109,7 @@ def test_walks_by_kind_measure_and_network():
     ]
 
 
+@pytest.mark.usefixtures("one_walk_is_enough")
 def test_walks_over_several_seeds_have_their_interval():
     seeds = [probed([0.0], [loss], [100 * loss], [1.0]) for loss in (1.0, 2.0, 6.0)]
     # mean 3, deviation √7, t(0.975, 2) = 4.3027: 4.3027 · √7 / √3 = 6.5725, more than the mean
@@ -120,6 +128,7 @@ def test_a_caption_tells_what_the_lines_of_walks_are(make_run):
     assert norm_tables.beta_lines(runs).startswith("of β the thick line is the median over the 2 seeds")
 
 
+@pytest.mark.usefixtures("one_walk_is_enough")
 def test_walks_count_from_the_step_on_at_which_both_networks_learn():
     values = [[0.0] * 3, [1.0, 5, 7], [1.0] * 3, [9.0, 2, 4]]
     early, late, never = (probed(*values, learns_from=step) for step in (0, 5, None))
@@ -135,6 +144,24 @@ def test_walks_count_from_the_step_on_at_which_both_networks_learn():
     assert cells([early, other[1]], [late, other[0]]) == [("6", "6"), ("3", "3")]  # seed 1 is left out of both
 
 
+@pytest.mark.parametrize(
+    ("learns_from", "since"), [((12, 0), 12), ((0, 50), 50), ((0, 51), None), ((None, 0), None), ((0, 0), 0)]
+)
+def test_walks_are_compared_where_both_networks_learn_if_there_are_enough(learns_from, since):
+    values = [[0.0] * 10, [1.0] * 10, [1.0] * 10, [float(step) for step in range(10)]]  # at the steps 0, 10, ... 90
+    plain, normed = (probed(*values, learns_from=step) for step in learns_from)
+    assert walks.compared_from([plain, normed]) == {0: since}
+    expected = NOT_COMPARABLE if since is None else f"{(9 + math.ceil(since / 10)) / 2:g}"
+    table = norm_tables.probes({"steps": {"vgg_a": [plain], "vgg_a_bn": [normed]}})
+    assert table.iloc[2][["VGG-A", "VGG-A + BN"]].tolist() == [expected, expected]
+
+
+def test_a_run_that_ended_early_has_fewer_walks_to_compare():
+    plain, short = (probed(*[[0.0] * count] * 4) for count in (10, 4))
+    assert walks.compared_from([plain, short]) == {0: None}
+
+
+@pytest.mark.usefixtures("one_walk_is_enough")
 def test_since_when_networks_learn_and_how_many_walks_are_compared():
     values = [[0.0] * 3] * 4
     plain = [probed(*values, learns_from=1_050), probed(*values, learns_from=None, seed=1)]

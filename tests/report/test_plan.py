@@ -91,4 +91,4 @@ def test_recipes_that_cost_as_much_are_timed_once():
     given = sections.values(sections.WELL, "full")
     tried = [*recipes.ladder_configs(given).values(), *recipes.left_out_configs(given).values()]
     kinds = {plan.Task("", config, 1.0, 0).kind for (config,) in [*tried, *recipes.variant_configs(given).values()]}
-    assert sorted((kind.optimizer, kind.batch_size) for kind in kinds) == [("adam", 32), ("sgd", 128)]
+    assert sorted(kind.batch_size for kind in kinds) == [32, 128]

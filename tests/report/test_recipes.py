@@ -264,6 +264,9 @@ def test_the_headline_table_has_a_column_for_each_recipe(well, make_run, make_su
     assert by_name["Fast CNN"][3].startswith("95.00")
     page = front.front_page(summary | {"well": well})
     assert "**Best network:** Fast CNN, trained well with 1,971,352 parameters" in page
+    quick = summary | {"well": well, "profile": "quick"}
+    assert front.headline_table(quick) == before
+    assert "**Best network:** ResNet, 6 blocks with" in front.front_page(quick)
 
 
 def verdicts(well, profile="full"):
