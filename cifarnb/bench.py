@@ -19,14 +19,20 @@ from torchvision.datasets import CIFAR10, VisionDataset
 
 from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, PADDING, Dataset
-from cifarnb.hardware import device_name, resolve_device, resolve_precision, synchronize, working_on
+from cifarnb.hardware import (
+    device_name,
+    resolve_device,
+    resolve_precision,
+    synchronize,
+    time_matrix_product,
+    working_on,
+)
 from cifarnb.models import build_model, count_operations
 from cifarnb.report.sections import configs
 from cifarnb.training import fit
 
 EPOCH = 50_000  # images
 ROUND_SECONDS = 1.5  # that each loop trains in a round, about
-MATRIX_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # of the products that the peak is measured with
 
 
 @dataclass(frozen=True)
@@ -151,23 +157,6 @@ def time_usual_loop(config: Config, steps: int) -> float:
         synchronize(device)
     assert started is not None
     return steps * config.batch_size / (time.perf_counter() - started)
-
-
-def time_matrix_product(device: torch.device, precision: str, repeats: int = 20) -> float:
-    """10¹² operations per second of the fastest square matrix product tried, each the median of its repeats."""
-    best = 0.0
-    for size in MATRIX_SIZES[device.type]:
-        a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, precision)) for _ in range(2))
-        laps = []
-        with working_on(device):
-            for _ in range(repeats + 3):
-                synchronize(device)
-                started = time.perf_counter()
-                a @ b
-                synchronize(device)
-                laps.append(time.perf_counter() - started)
-        best = max(best, 2 * size**3 / median(laps[3:]) / 1e12)
-    return best
 
 
 def table(measurements: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:

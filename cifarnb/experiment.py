@@ -1,6 +1,8 @@
 """From a config to its run: from disk if it is there, trained (or gone on with) if it is not; one or many at once."""
 
+import functools
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -18,7 +20,15 @@ from tqdm.auto import tqdm
 from cifarnb import against_torch, environment, insight, kept, provenance, runs
 from cifarnb.config import VARIANT, Config
 from cifarnb.data import Dataset
-from cifarnb.hardware import device_name, resolve_device, resolve_precision, working_on
+from cifarnb.hardware import (
+    PEAKS,
+    cpu_name,
+    device_name,
+    resolve_device,
+    resolve_precision,
+    time_matrix_product,
+    working_on,
+)
 from cifarnb.insight import Seen
 from cifarnb.landscape import losses_around, random_direction
 from cifarnb.models import build_model, label
@@ -334,6 +344,40 @@ def compare_with_torch(run: Run, dataset: Dataset, *, steps: int = 100) -> dict[
             return against_torch.compare(network, _first_batches(dataset, config, steps))
 
     return kept.values(run, "against-torch", {"steps": steps, "rates": against_torch.RATES}, compute)
+
+
+def peak(run: Run, *, measure: bool = False) -> float | None:
+    """Operations a second that the device of a run can do at most, in its precision; None if that is not known.
+
+    A GPU's is that of its maker, in bfloat16.  A CPU's is that of the fastest matrix product, on as many threads:
+    ``measure`` takes it, where this is such a processor, and it is kept beside the run's records.
+    """
+    device, precision = run.provenance["device_name"], run.provenance["precision"]
+    found = re.fullmatch(r"(.*) \((\d+) threads\)", device)
+    if not found:
+        return next((peak for name, peak in PEAKS.items() if name in device and precision == "bfloat16"), None)
+    name, threads = found[1], int(found[2])
+
+    def compute() -> dict[str, Any]:
+        if not measure or name != cpu_name() or threads > joblib.cpu_count():
+            raise LookupError
+        return {"operations_per_second": _cpu_peak(precision, threads)}
+
+    what = {"device": device, "precision": precision}
+    try:
+        return float(kept.values(run, "peak", what, compute)["operations_per_second"])
+    except LookupError:
+        return None
+
+
+@functools.cache
+def _cpu_peak(precision: str, threads: int) -> float:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return 1e12 * time_matrix_product(torch.device("cpu"), precision, repeats=5)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _first_batches(dataset: Dataset, config: Config, count: int) -> Iterator[tuple[Tensor, Tensor]]:

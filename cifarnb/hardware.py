@@ -3,14 +3,18 @@
 import functools
 import platform
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from statistics import median
 
 import joblib
 import torch
 
+PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}  # operations a second in bfloat16, of GPUs, by the maker
+MATRIX_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # of the products that a peak is measured with
 WARM_UP = 3  # calls before one is recorded: libraries choose their kernels in them, optimizers make their state
 _RECORDING = threading.Lock()  # CUDA records one graph at a time in a process
 _IDLE: list[torch.cuda.Stream] = []  # streams that were used here and are not now
@@ -135,5 +139,26 @@ def device_name(device: torch.device) -> str:
     """The GPU's name, or the CPU's with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
-    return f"{name} ({torch.get_num_threads()} threads)"
+    return f"{cpu_name()} ({torch.get_num_threads()} threads)"
+
+
+def cpu_name() -> str:
+    """The processor, as far as it says what it is."""
+    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())
+
+
+def time_matrix_product(device: torch.device, precision: str, repeats: int = 20) -> float:
+    """10¹² operations per second of the fastest square matrix product tried, each the median of its repeats."""
+    best = 0.0
+    for size in MATRIX_SIZES[device.type]:
+        a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, precision)) for _ in range(2))
+        laps = []
+        with working_on(device):
+            for _ in range(repeats + 3):
+                synchronize(device)
+                started = time.perf_counter()
+                a @ b
+                synchronize(device)
+                laps.append(time.perf_counter() - started)
+        best = max(best, 2 * size**3 / median(laps[3:]) / 1e12)
+    return best

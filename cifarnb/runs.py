@@ -11,7 +11,8 @@ A finished run is a directory ``<model>-<key>`` with
 - ``probes.json``, where the loss was probed: for every column a list with a value a walk;
 - ``path.json`` and, for the directions, ``path.safetensors``, where it was kept: the path of the weights;
 - what ``cifarnb.kept`` adds later: ``landscape-<key>.json``, losses around the weights, ``insight-<key>.npz``, what the
-  network makes of test images, and ``against-torch-<key>.json``, what is our own against PyTorch's;
+  network makes of test images, ``against-torch-<key>.json``, what is our own against PyTorch's, and
+  ``peak-<key>.json``, what the processor can do;
 - ``provenance.json``: commit, versions, device, precision, data, wall time.
 
 It appears in one go, when all of it is written; ``<model>-<key>.part`` holds a run that is not finished.

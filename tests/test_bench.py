@@ -5,7 +5,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cifarnb import bench
+from cifarnb import bench, hardware
 from cifarnb.cli import app
 from cifarnb.config import Config
 from cifarnb.report.sections import NETWORKS
@@ -19,7 +19,7 @@ PROMISED = {
 @pytest.fixture
 def short(monkeypatch):
     monkeypatch.setattr(bench, "ROUND_SECONDS", 0.05)
-    monkeypatch.setattr(bench, "MATRIX_SIZES", {"cpu": (64, 128), "cuda": (64, 128)})
+    monkeypatch.setattr(hardware, "MATRIX_SIZES", {"cpu": (64, 128), "cuda": (64, 128)})
 
 
 def test_bench_prints_a_table_and_writes_records_that_agree_with_themselves(short, tmp_path):
@@ -112,8 +112,8 @@ def test_a_mistake_ends_in_one_line_before_anything_is_timed(arguments, words):
 
 
 def test_the_peak_is_that_of_the_fastest_size(monkeypatch):
-    monkeypatch.setattr(bench, "MATRIX_SIZES", {"cpu": (32, 256)})
+    monkeypatch.setattr(hardware, "MATRIX_SIZES", {"cpu": (32, 256)})
     small_alone = {"cpu": (32,)}
-    both = bench.time_matrix_product(torch.device("cpu"), "float32")
-    monkeypatch.setattr(bench, "MATRIX_SIZES", small_alone)
-    assert both > bench.time_matrix_product(torch.device("cpu"), "float32") > 0
+    both = hardware.time_matrix_product(torch.device("cpu"), "float32")
+    monkeypatch.setattr(hardware, "MATRIX_SIZES", small_alone)
+    assert both > hardware.time_matrix_product(torch.device("cpu"), "float32") > 0

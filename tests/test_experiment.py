@@ -319,3 +319,41 @@ def test_losses_on_lines_are_those_near_the_weights_a_seed_a_line(tiny_dataset, 
         np.testing.assert_array_equal(line, experiment.losses_near(run, tiny_dataset, [seed], [axis], images=8))
     assert lines[0, 1] == lines[1, 1]  # the weights themselves
     assert lines[0, 0] != lines[1, 0]
+
+
+def test_the_peak_of_a_processor_is_measured_on_such_a_one_and_kept(make_run, monkeypatch):
+    measured = []
+
+    def time_product(device, precision, repeats):
+        measured.append((device.type, precision, torch.get_num_threads()))
+        return 0.2
+
+    monkeypatch.setattr(experiment, "time_matrix_product", time_product)
+    monkeypatch.setattr(experiment, "cpu_name", lambda: "A CPU (of a kind)")
+    monkeypatch.setattr(experiment.joblib, "cpu_count", lambda: 3)
+    threads = torch.get_num_threads()
+
+    def made(name):
+        return make_run(provenance={"device_name": name, "precision": "bfloat16"})
+
+    run = made("A CPU (of a kind) (3 threads)")
+    assert experiment.peak(run) is None
+    assert experiment.peak(run, measure=True) == pytest.approx(0.2e12)
+    assert measured == [("cpu", "bfloat16", 3)]
+    monkeypatch.setattr(experiment, "cpu_name", lambda: "another CPU")
+    assert experiment.peak(run) == pytest.approx(0.2e12)  # kept beside the run
+    for name in ("A CPU (of a kind) (4 threads)", "an old CPU (1 threads)"):  # more threads than here, another CPU
+        assert experiment.peak(made(name), measure=True) is None
+    assert (len(measured), torch.get_num_threads()) == (1, threads)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12), ("NVIDIA H100 80GB HBM3", "float32", None),
+        ("NVIDIA GeForce RTX 3090", "bfloat16", None),
+    ],
+)  # fmt: skip
+def test_the_peak_of_a_gpu_is_that_of_its_maker(device, precision, peak, make_run):
+    run = make_run(provenance={"device_name": device, "precision": precision})
+    assert experiment.peak(run, measure=True) == peak

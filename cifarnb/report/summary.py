@@ -22,7 +22,6 @@ from cifarnb.runs import NotRunError, Run, group
 
 NEARLY_ALL = 0.95  # of the training images: whoever has so many right has little left to learn from them
 WINDOW = 50  # steps, over which the loss fluctuates
-PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}  # operations a second in bfloat16, of GPUs, by the maker
 LANDSCAPES = {"landscape": sections.landscape_configs, "narrow_landscape": sections.narrow_configs}  # of section 2.2
 WALKS = {  # of section 2.3: kind → its runs in ``sections.why_configs``, and the direction
     "sgd": ("sgd", "gradient"),
@@ -202,7 +201,7 @@ def describe_well(found: Found) -> list[dict[str, Any]]:
     """The numbers of section 1.4: its networks, as ``describe_network`` has them, with more.
 
     - ``tta_accuracy``, over the seeds; ``operations`` of a run's training (two for every multiply-add, forward and
-      twice as many backward), its ``seconds``, and the ``share_of_peak``, where the device's is known;
+      twice as many backward), its ``seconds``, and the ``share_of_peak``, where that is known;
     - of the network made for speed ``muon`` and ``sgd``, the two optimizers with the seeds that both have;
     - of that with six blocks ``ladder``, ``left_out`` and ``variants``: the ``rungs``, on images held out; of its first
       and last rung ``write_up`` and ``recipe``; and as ``long`` what is left out over as many epochs as the result has.
@@ -228,14 +227,13 @@ def _cost(runs: Sequence[Run]) -> dict[str, Any]:
     run = runs[0]
     operations = operations_of(run)
     with_views = [run.tta_accuracy for run in runs]
-    seconds = [float(run.history["seconds"].sum()) for run in runs]  # of the training passes
-    peaks = [peak for device, peak in PEAKS.items() if device in run.provenance["device_name"]]
-    known = peaks and run.provenance["precision"] == "bfloat16"
+    seconds = mean_and_interval([float(run.history["seconds"].sum()) for run in runs])  # of the training passes
+    peak = experiment.peak(run)
     return {
         "tta_accuracy": None if None in with_views else mean_and_interval([a for a in with_views if a is not None]),
         "operations": operations,
-        "seconds": mean_and_interval(seconds),
-        "share_of_peak": operations / seconds[0] / peaks[0] if known else None,
+        "seconds": seconds,
+        "share_of_peak": operations / seconds["mean"] / peak if peak else None,
     }
 
 

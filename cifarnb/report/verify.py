@@ -187,7 +187,7 @@ def record_fault(run: Run, dataset: Dataset) -> str:
 
 def _kept_fault(run: Run) -> str:
     """What is kept beside a run and cannot be read, or contradicts its predictions; nothing if nothing does."""
-    for kind in ("landscape", "against-torch"):
+    for kind in ("landscape", "against-torch", "peak"):
         for file in sorted(run.path.glob(f"{kind}-*.json")):
             try:
                 read_values(file)
