@@ -1,7 +1,7 @@
 """Section 1.4: which runs it asks for, what it makes of them, and what a reader sees."""
 
-import itertools
 import dataclasses
+import itertools
 import json
 import math
 
