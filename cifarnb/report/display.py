@@ -16,7 +16,7 @@ from tabulate import tabulate
 from cifarnb.models import LABELS, label
 from cifarnb.report import figures, tables
 from cifarnb.report.claims import REPORTED
-from cifarnb.report.significance import accuracy, mean_and_interval
+from cifarnb.report.significance import accuracy, mean_and_interval, nats
 from cifarnb.report.style import styled
 from cifarnb.runs import Run
 
@@ -125,8 +125,8 @@ def show_curves(runs: Sequence[Run]) -> None:
         figures.loss_curves(runs),
         f"loss-{model}",
         f"{LABELS[model]}: loss per epoch over {len(history)} epochs; {tables.seeds(runs)}.",
-        f"Training loss falls from {history.train_loss.iloc[0]:.2f} to {history.train_loss.iloc[-1]:.2f}; test loss "
-        f"ends at {history.test_loss.iloc[-1]:.2f}.",
+        f"Training loss falls from {nats(history.train_loss.iloc[0])} to {nats(history.train_loss.iloc[-1])}; "
+        f"test loss ends at {nats(history.test_loss.iloc[-1])}.",
     )
     best, final = (
         accuracy(mean_and_interval(values))

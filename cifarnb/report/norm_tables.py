@@ -8,7 +8,7 @@ import pandas as pd
 
 from cifarnb.models import LABELS
 from cifarnb.report.claims import NOT_COMPARABLE
-from cifarnb.report.significance import accuracy, counted, mean_and_interval, positive
+from cifarnb.report.significance import accuracy, counted, mean_and_interval, nats, positive
 from cifarnb.report.summary import WINDOW
 from cifarnb.report.tables import NOT_RUN, count_seeds, first_seed, over_seeds
 from cifarnb.report.walks import MEASURES, compared_from, medians_over_steps
@@ -96,7 +96,7 @@ def learning(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> pd.DataFrame:
         row = {"walk": walk}
         for name, same in networks.items():
             row[LABELS[name]] = ", ".join(
-                f"{'never' if run.learns_from is None else run.learns_from} ({run.losses[-10:].mean():.2f})"
+                f"{'never' if run.learns_from is None else run.learns_from} ({nats(run.losses[-10:].mean())})"
                 for run in same
             )
         walks = [(run.probes["step"], since[run.config.seed]) for run in same if run.probes is not None]

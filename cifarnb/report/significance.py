@@ -9,6 +9,7 @@ import numpy as np
 from scipy import optimize, stats
 
 LEVEL = 0.95  # of every interval; 1 − LEVEL of every test
+NOT_FINITE = "not finite"
 NOISY_RATIO = 1.25  # of two measures with one seed each: up to that their difference counts as noise
 SURE = 1 - 1e-12  # the highest level that a p-value is looked for up to
 Interval = tuple[float, float]
@@ -172,11 +173,12 @@ def spread(measured: Mapping[str, Any]) -> str:
 def positive(measured: Mapping[str, Any], describe: Callable[[Mapping[str, Any]], str] | None = None) -> str:
     """A positive measure as ``describe`` has it, which is ``spread`` or ``accuracy``.
 
-    Where half the interval is no less than the mean, so that it would hold what cannot be, the seeds' values stand in
-    brackets in its place: ``6.03 (3.56, 5.21, 9.31)``.
+    Where half the interval is no less than the mean, so that it would hold what cannot be, or where one of several
+    values is not finite, the seeds' values stand in brackets in its place: ``6.03 (3.56, 5.21, 9.31)``.
     """
     describe, interval = describe or spread, measured["ci95"]
-    if interval is None or not interval[0] <= 0:  # of infinite values the interval is NaN
+    # Of infinite values the interval is NaN.
+    if interval is None or interval[0] > 0 or not any(map(math.isfinite, measured["values"])):
         return describe(measured)
     mean, *each = (describe({"mean": value, "ci95": None}) for value in (measured["mean"], *measured["values"]))
     return f"{mean} ({', '.join(each)})"
@@ -190,8 +192,13 @@ def accuracy(measured: Mapping[str, Any]) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """``1,230`` for 1234.5, ``−0.5`` with a minus, not a hyphen."""
-    return _with_minus(f"{float(f'{value:.{digits}g}'):,g}")
+    """``1,230`` for 1234.5, ``−0.5`` with a minus, not a hyphen; ``not finite`` as it is."""
+    return _with_minus(f"{float(f'{value:.{digits}g}'):,g}") if math.isfinite(value) else NOT_FINITE
+
+
+def nats(value: float) -> str:
+    """A loss in nats: ``2.30``; ``not finite`` where the training diverged."""
+    return f"{value:.2f}" if math.isfinite(value) else NOT_FINITE
 
 
 def points(difference: float, interval: Sequence[float]) -> str:

@@ -15,6 +15,7 @@ from cifarnb.report.significance import (
     listed,
     mcnemar,
     mean_and_interval,
+    nats,
     paired_difference,
     points,
     positive,
@@ -23,6 +24,7 @@ from cifarnb.report.significance import (
     sampling_interval,
     sampling_p_value,
     seed_difference,
+    significant,
     spread,
 )
 
@@ -78,7 +80,10 @@ def test_a_positive_measure_whose_interval_reaches_0_is_told_by_its_values():
     assert positive(mean_and_interval([2.9, 3.0, 3.1])) == spread(mean_and_interval([2.9, 3.0, 3.1])) == "3 ± 0.25"
     assert positive(mean_and_interval([0.5])) == "0.5"
     with np.errstate(invalid="ignore"):
-        assert positive(mean_and_interval([math.inf, 1.0])) == "inf"
+        assert positive(mean_and_interval([math.inf, 1.0])) == "not finite (not finite, 1)"
+        assert (
+            positive(mean_and_interval([math.inf, math.inf])) == positive(mean_and_interval([math.inf])) == "not finite"
+        )
     assert positive(mean_and_interval([0.1, 0.5]), accuracy) == "30.00% (10.00%, 50.00%)"
     assert positive(mean_and_interval([0.49, 0.51]), accuracy) == "50.00 ± 12.71%"
 
@@ -195,7 +200,9 @@ def test_a_measure_is_written_with_half_its_interval():
     assert spread(mean_and_interval([1234.5])) == "1,230"
     # mean 3, deviation √7, t(0.975, 2) = 4.3027: 4.3027 · √7 / √3 = 6.5725
     assert spread(mean_and_interval([1.0, 2.0, 6.0])) == "3 ± 6.6"
-    assert spread(mean_and_interval([1.0, math.inf])) == "inf"
+    assert spread(mean_and_interval([1.0, math.inf])) == "not finite"
+    assert significant(math.nan) == significant(math.inf) == nats(math.nan) == nats(-math.inf) == "not finite"
+    assert (nats(2.3026), nats(0.0)) == ("2.30", "0.00")
     assert accuracy(mean_and_interval([0.8158])) == "81.58%"
     assert [counted(number, "epoch") for number in (0, 1, 2, 1_955)] == [
         "0 epochs",
