@@ -24,6 +24,7 @@ from cifarnb.hardware import (
     PEAKS,
     cpu_name,
     device_name,
+    on_threads,
     resolve_device,
     resolve_precision,
     time_matrix_product,
@@ -372,12 +373,8 @@ def peak(run: Run, *, measure: bool = False) -> float | None:
 
 @functools.cache
 def _cpu_peak(precision: str, threads: int) -> float:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with on_threads(threads):
         return 1e12 * time_matrix_product(torch.device("cpu"), precision, repeats=5)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _first_batches(dataset: Dataset, config: Config, count: int) -> Iterator[tuple[Tensor, Tensor]]:

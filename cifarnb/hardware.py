@@ -82,12 +82,19 @@ def working_on(device: torch.device) -> Iterator[None]:
         finally:
             _IDLE.append(stream)
         return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(min(threads, joblib.cpu_count()))
+    with on_threads(min(torch.get_num_threads(), joblib.cpu_count())):
+        yield
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """On a CPU: PyTorch with so many threads, and with as many as before when it is over."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def synchronize(device: torch.device) -> None:

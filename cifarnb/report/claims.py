@@ -102,7 +102,7 @@ class Claim:
 
 
 def described_networks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The numbers of all networks: with the write-up's recipe, and, where a report has these, trained well."""
+    """The numbers of all networks: with the write-up's recipe, and trained well, where a report has these."""
     return [*summary["networks"], *summary.get("well", [])]
 
 
@@ -240,11 +240,6 @@ def _who_is_stuck(normed: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
     return " and ".join(stuck)
 
 
-def _are_apart(normed: Mapping[str, Any], plain: Mapping[str, Any]) -> bool:
-    """Whether the two walk where both learn with no seed, or too rarely (``walks.compared_from``)."""
-    return any(_is_stuck(side, "compared_from") for side in (normed, plain))
-
-
 def _note(measured: Mapping[str, Any]) -> str:
     """What a reader must know of where a number of VGG-A was measured, in brackets."""
     notes = [f"learning rate {measured['lr']:g}"] if "lr" in measured else []
@@ -328,7 +323,7 @@ def _is_lower(words: str, key: str, *places: str, higher: bool = False) -> Calla
                 here.append(_STUCK.format(stuck) + _note(plain))
                 tests.append(_STUCK_RULE)
                 continue
-            if _are_apart(normed, plain):
+            if _is_stuck(plain, "compared_from"):  # the same for both (``walks.compared_from``)
                 here.append(_APART + _note(plain))
                 tests.append("walks where one of the two networks does not learn decide nothing")
                 continue

@@ -12,7 +12,7 @@ import torch
 from cifarnb import experiment, runs
 from cifarnb.config import Config
 from cifarnb.data import Dataset
-from cifarnb.hardware import resolve_device
+from cifarnb.hardware import on_threads, resolve_device
 from cifarnb.models import build_model, count_operations, label
 from cifarnb.progress import format_seconds, passes
 from cifarnb.report import sections
@@ -97,17 +97,14 @@ def seconds(tasks: Sequence[Task], jobs: int = 1) -> list[float]:
     from cifarnb import bench  # imports torchvision, which takes more than a second
 
     threads = torch.get_num_threads()
-    on_cpu = resolve_device().type == "cpu"
-    try:
-        if on_cpu:
-            torch.set_num_threads(max(1, min(threads, joblib.cpu_count()) // jobs))
-        pace: dict[Config, float] = {}  # images a second
+    if resolve_device().type == "cpu":
+        threads = max(1, min(threads, joblib.cpu_count()) // jobs)
+    pace: dict[Config, float] = {}  # images a second
+    with on_threads(threads):
         for task in tasks:
             for kind, _ in _costs(task):
                 if kind not in pace:
                     pace[kind], _ = bench.time_engine(kind, STEPS)
-    finally:
-        torch.set_num_threads(threads)
     return [sum(images / pace[kind] for kind, images in _costs(task)) for task in tasks]
 
 
