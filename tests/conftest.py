@@ -24,7 +24,7 @@ from cifarnb import provenance, runs
 from cifarnb.config import Config
 from cifarnb.data import CIFAR10_CLASSES, Dataset
 from cifarnb.report.claims import judge
-from cifarnb.report.summary import describe_landscape, describe_network
+from cifarnb.report.describe import describe_landscape, describe_network
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = """

@@ -29,11 +29,13 @@ LAYERS = [
     "config data",
     "metrics runs progress optimizers",
     "landscape insight kept against_torch report.walks report.recipes report.changes",
+    "report.findings",
     "report.claims",
     "training report.figures report.tables report.requirements",
-    "experiment report.sections report.front report.display report.insight_figures report.change_figures",
-    "report.summary report.execution report.placing bench",
-    "report.plan report.norm_tables",
+    "experiment report.sections report.front report.display report.insight_figures report.change_figures "
+    "report.norm_figures",
+    "report.describe report.execution report.placing bench",
+    "report.summary report.plan report.norm_tables",
     "report.build",
     "report.verify report.compare",
     "cli",
@@ -75,7 +77,9 @@ def test_what_computes_never_imports_what_makes_the_document():
 
 
 def test_the_document_is_drawn_from_records_alone():
-    for module in ("figures", "tables", "display", "front", "claims", "page", "significance"):
+    for module in (
+        "figures", "norm_figures", "tables", "display", "front", "findings", "claims", "page", "significance",
+    ):  # fmt: skip
         assert not {"training", "experiment", "metrics", "landscape"} & set(imports(f"report.{module}")), module
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 
 from cifarnb.models import LABELS
 from cifarnb.report.claims import NOT_COMPARABLE
+from cifarnb.report.describe import WINDOW
 from cifarnb.report.significance import accuracy, counted, mean_and_interval, nats, positive
-from cifarnb.report.summary import WINDOW
 from cifarnb.report.tables import NOT_RUN, count_seeds, first_seed, over_seeds
 from cifarnb.report.walks import MEASURES, compared_from, medians_over_steps
 from cifarnb.runs import Run
@@ -18,9 +18,9 @@ from cifarnb.runs import Run
 def landscape(
     described: Mapping[str, Mapping[str, Any]], alone: Mapping[str, Mapping[str, Any]] | None = None
 ) -> pd.DataFrame:
-    """The band of each network (columns) by ``summary.describe_landscape``: its width, in nats (rows).
+    """The band of each network (columns) by ``describe.describe_landscape``: its width, in nats (rows).
 
-    With ``alone``, the networks by ``summary.describe_network``, there is a row of how unsteady the loss is in a run.
+    With ``alone``, the networks by ``describe.describe_network``, there is a row of how unsteady the loss is in a run.
     """
     rows = {
         "width of the band, median over the steps": "median_band_width",
@@ -119,7 +119,7 @@ def _accuracy_of(accuracies: Sequence[float]) -> str:
 
 
 def beta_lines(runs: Sequence[Run]) -> str:
-    """For the caption of ``figures.probes``: what its lines of β are."""
+    """For the caption of ``norm_figures.probes``: what its lines of β are."""
     if len({run.config.seed for run in runs}) == 1:
         return f"β of {first_seed(runs)}"
     return f"of β the thick line is the median over the {count_seeds(runs)}, the thin ones are the seeds"

@@ -123,7 +123,7 @@ def _size(network: Mapping[str, Any]) -> dict[str, str]:
 def beside_well(table: pd.DataFrame, networks: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The table of ``networks`` with two columns more: what they reach trained well, without and with augmented tests.
 
-    ``networks`` are those of ``summary.describe_well`` that ran; one that has no row, or not at that width, gets one.
+    ``networks`` are those of ``describe.describe_well`` that ran; one that has no row, or not at that width, gets one.
     Without any the table stays as it is.
     """
     if not networks:
@@ -169,7 +169,7 @@ def recipes(configs: Mapping[str, Sequence[Config]]) -> pd.DataFrame:
 
 
 def well(networks: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """What section 1.4 reached, from ``summary.describe_well``; the last row is what is published of the fast one.
+    """What section 1.4 reached, from ``describe.describe_well``; the last row is what is published of the fast one.
 
     The result stands last, where a phone shows it beside the network.
     """
@@ -216,7 +216,7 @@ def _cost(operations: float | None, seconds: float, share: float | None) -> dict
 
 
 def ladder(rungs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """What closes the gap: of every rung of ``summary.describe_well`` the accuracy, and what it gains, in points."""
+    """What closes the gap: of every rung of ``describe.describe_well`` the accuracy, and what it gains, in points."""
     rows = [
         {
             "recipe": rung["name"] if not number else f"+ {rung['name']}",
@@ -229,7 +229,7 @@ def ladder(rungs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def tried(network: Mapping[str, Any]) -> pd.DataFrame:
-    """What ``summary.describe_well`` has of a network on images held out, each beside what it is set against."""
+    """What ``describe.describe_well`` has of a network on images held out, each beside what it is set against."""
     kinds = {"ladder": "one ingredient more", "left_out": "left out", "variants": "with it, another value"}
     rows = [
         (what, rung["name"], accuracy(rung["validation_accuracy"]), "–" if rung["held_out_gain"] is None else

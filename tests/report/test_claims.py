@@ -52,7 +52,7 @@ TEXTS = {
 
 
 def network(name, accuracies=(0.5,), **measured):
-    """The numbers of a network that ran, as ``summary.describe_network`` gives them; as many as claims need."""
+    """The numbers of a network that ran, as ``describe.describe_network`` gives them; as many as claims need."""
     numbers = {
         "name": name,
         "label": LABELS[name],

@@ -13,8 +13,8 @@ from cifarnb.config import Config, ConfigError
 from cifarnb.models import build_model, count_multiply_adds, count_parameters
 from cifarnb.report import build, compare, figures, front, recipes, sections, tables
 from cifarnb.report.claims import AIMS, CONFIRMED, ELSEWHERE, NOT_CONFIRMED, NOT_RUN, OWN_CLAIMS, TOO_SHORT, judge
+from cifarnb.report.describe import describe_well, operations_of
 from cifarnb.report.significance import mean_and_interval, sampling_difference
-from cifarnb.report.summary import describe_well, operations_of
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from cifarnb import experiment, insight
 from cifarnb.config import Config
 from cifarnb.models import LABELS, MODELS
 from cifarnb.report import figures, tables
+from cifarnb.report.describe import describe_network
 from cifarnb.report.significance import mean_and_interval
-from cifarnb.report.summary import describe_network
 
 
 def rows(table):
