@@ -128,11 +128,16 @@ def resolve(data: str = "auto") -> str:
 def _cached(folder: Path) -> str | None:
     """What a cache holds, as ``resolve`` names it; None if nothing, or if one may not enter it: another user's home."""
     with contextlib.suppress(PermissionError):
-        if _undamaged(folder):
+        if _may_hold_original(folder) and _undamaged(folder):
             return "cifar10"
         if (archive := folder / ARCHIVE).exists():
             return str(archive)
     return None
+
+
+def _may_hold_original(folder: Path) -> bool:
+    """Whether a cache holds more than ARCHIVE: for no less is torchvision, which knows the files, imported."""
+    return any(file.name != ARCHIVE for file in folder.glob("*"))
 
 
 def load(data: str = "auto") -> Dataset:
@@ -170,8 +175,9 @@ def _load(data: str) -> Dataset:
 
 def _load_cached(folder: Path) -> Dataset:
     """CIFAR-10 from the cache, and if it is not there, downloaded into it."""
-    with contextlib.suppress(DataError):
-        return _load_original(folder)
+    if _may_hold_original(folder):
+        with contextlib.suppress(DataError):
+            return _load_original(folder)
     archive = folder / ARCHIVE
     if archive.exists() and (dataset := _load_npz(archive)).is_cifar10:
         return dataset

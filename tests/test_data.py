@@ -6,6 +6,8 @@ import os
 import pickle
 import re
 import ssl
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -479,6 +481,13 @@ def test_cifar10_takes_an_archive_in_the_cache_if_it_is_cifar10(cache, arrays, n
     fingerprint = load(str(cache / "cifar10.npz")).fingerprint
     monkeypatch.setitem(data.KNOWN_COPIES, fingerprint, NEARLY)
     assert load("cifar10").fingerprint == fingerprint
+
+
+def test_an_archive_alone_in_the_cache_does_without_torchvision(cache, arrays):
+    cache.mkdir(parents=True)
+    np.savez(cache / "cifar10.npz", **arrays)
+    code = "import sys; from cifarnb import data; data.load('auto'); print('torchvision' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
 def test_auto_downloads_where_the_site_answers(monkeypatch):
