@@ -39,6 +39,7 @@ REPORTED: dict[str, dict[str, Any]] = {
     "vgg_a": {"lr": 5e-4},
     "vgg_a_bn": {"lr": 5e-4},
 }
+
 # Section 1.4's aims: test accuracy (0 to 1) after the last epoch, of ``fast_cnn`` with test-time augmentation.
 AIMS = {"simple_cnn": 0.755, "resnet6": 0.92, "resnet9": 0.93, "vgg_a_bn": 0.92, "fast_cnn": 0.94}
 ELSEWHERE = {  # what is published of networks of about that size
@@ -48,9 +49,11 @@ ELSEWHERE = {  # what is published of networks of about that size
     "vgg_a_bn": "92.8% (200 epochs)",
     "fast_cnn": "94.0% with test-time augmentation (8 epochs, 0.29·10¹⁵ operations)",
 }
+
 # K. Jordan's airbench94_muon, the mean of 200 runs on one A100 that has 312·10¹² operations a second in bfloat16.
 PUBLISHED = {"tta_accuracy": 0.9401, "parameters": 1_971_352, "epochs": 8, "operations": 0.29e15, "seconds": 2.59,
              "peak": 312e12}  # fmt: skip
+
 CONFIRMED, NOT_CONFIRMED, NOISE = "confirmed", "not confirmed", "within noise"
 NOT_TESTED = "not tested in this profile"
 NOT_COMPARABLE, TOO_SHORT = "not comparable", "too short to tell"
@@ -133,7 +136,7 @@ CLAIMS = (
           reaches("resnet6", REPORTED["resnet6"]["accuracy"]), own_schedule=True),
     Claim("It converges fast.", "best at epoch 58 of 100", ("resnet6",), "fig-accuracy-resnet6",
           is_below(58, 5, "best at epoch {} of 100, within a point of the end from epoch {} on", "resnet6",
-                    "best_epochs", "settled_epochs"), own_schedule=True),
+                   "best_epochs", "settled_epochs"), own_schedule=True),
     Claim("Nine blocks reach 90.29 %.", "90.29%", ("resnet9",), "fig-accuracy-resnet9",
           reaches("resnet9", REPORTED["resnet9"]["accuracy"]), own_schedule=True),
     Claim("More layers of the same structure do better still.", "90.29% against 77.06%", ("resnet6", "resnet9"),
@@ -158,6 +161,8 @@ CLAIMS = (
           is_lower("rates within a point of the best:", "within_one_point", "rates", higher=True),
           least_steps=EPOCH),
 )  # fmt: skip
+
+
 _AIMED = "table-well"
 _CHANGED = "fig-changes"
 OWN_CLAIMS = (  # of sections 1.4 and 1.5, about what ``describe.describe_well`` and ``changes.describe`` give

@@ -24,6 +24,7 @@ from cifarnb.report.walks import LEAST_WALKS
 from cifarnb.runs import AT_START
 
 Networks = Mapping[str, Mapping[str, Any]]  # name → its numbers, of those that ran
+
 VERY_FAST = 2  # times as fast as the next network: a bound of ours, the write-up has none
 
 

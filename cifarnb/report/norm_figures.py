@@ -18,6 +18,7 @@ from cifarnb.runs import Run
 
 _TOP_LOSS = 100.0  # chance is 2.3: beyond, a surface tells nothing, and one peak would take all the levels
 CLIPPED = f"Losses above {_TOP_LOSS:g} are drawn as {_TOP_LOSS:g}."  # for the captions of surfaces
+
 _STAR: dict[str, Any] = {"marker": "*", "ms": 14, "color": "white", "mec": "black", "mew": 0.8, "zorder": 5}
 _OUTLINE = withStroke(linewidth=2.4, foreground="black")  # white alone is lost on the bright end of the colours
 
