@@ -8,16 +8,18 @@ import numpy as np
 
 from cifarnb import experiment
 from cifarnb.landscape import envelope, smooth, widths
-from cifarnb.models import build_model, count_multiply_adds, count_operations, count_parameters, label
+from cifarnb.models import LABELS, build_model, count_multiply_adds, count_operations, count_parameters, label
 from cifarnb.report import recipes
 from cifarnb.report.changes import Found, beats_guessing
 from cifarnb.report.claims import AIMS, REPORTED
 from cifarnb.report.findings import final_interval
-from cifarnb.report.significance import mean_and_interval, paired_difference, ratio_interval
+from cifarnb.report.significance import listed, mean_and_interval, paired_difference, ratio_interval
 from cifarnb.report.walks import medians_over_steps, swings_over_steps
 from cifarnb.runs import Run, group
 
 NEARLY_ALL = 0.95  # of the training images: whoever has so many right has little left to learn from them
+LITTLE_LEFT = "more steps have little left to teach there, and stronger regularisation or augmentation is what to try"
+MUCH_LEFT = "a longer schedule, or a higher learning rate, is what to try"
 WINDOW = 50  # steps, over which the loss fluctuates
 
 
@@ -199,37 +201,36 @@ def gap(run: Run) -> tuple[float, str]:
     )
 
 
-def what_is_missing(run: Run, described: Mapping[str, Any], number: float, name: str) -> str:
-    """How far a network is from a number (0 to 1) of that name, and what it has right in training says of why.
+def what_is_missing(run: Run, described: Mapping[str, Any]) -> str:
+    """How far a network is from the write-up's number, and what its accuracy on the training images says of why.
 
     ``run`` is the first of those that ``describe_network`` has ``described``.
     """
-    missing = number - described["final_accuracy"]["mean"]
+    reported = described["reported_accuracy"]
+    missing = reported - described["final_accuracy"]["mean"]
     if missing <= 0:
-        return f"The network reaches {name}, or more."
-    short = f"The network is {100 * missing:.2f} points short of {name}"
-    if final_interval(described)[1] >= number:
+        return "The network reaches the write-up's number, or more."
+    short = f"The network is {100 * missing:.2f} points short of the write-up's number"
+    if final_interval(described)[1] >= reported:
         return f"{short}, which is within noise."
-    right = float(run.history["train_accuracy"].iloc[-1])
-    images = f"training images{', as they are augmented,' if run.config.augment else ''}"
-    if right >= NEARLY_ALL:
-        return (
-            f"{short}. Of the {images} it has {right:.1%} right already, so that more steps have little left to "
-            "teach it there; stronger regularisation or augmentation is what to try."
-        )
-    return (
-        f"{short}, and has no more than {right:.1%} of the {images} right: a longer schedule, or a higher "
-        "learning rate, is what to try."
-    )
+    return f"{short}. {what_to_try([run])}"
 
 
-def against_aim(run: Run, described: Mapping[str, Any]) -> str:
-    """The same of a network trained well (``describe_well``) beside its aim; the fast one's is with augmented tests."""
-    aim = AIMS[described["name"]]
-    if described["name"] == recipes.FAST and described["tta_accuracy"]:
-        with_views = {**described, "final_accuracy": described["tta_accuracy"]}
-        return what_is_missing(run, with_views, aim, f"the aim of {aim:.1%} with augmented tests")
-    return what_is_missing(run, described, aim, f"the aim of {aim:.1%}")
+def short_of_aim(described: Mapping[str, Any]) -> float:
+    """By how much a network trained well misses its aim (0 to 1); the aim of the fast one is with augmented tests."""
+    with_views = described["tta_accuracy"] if described["name"] == recipes.FAST else None
+    return float(AIMS[described["name"]] - (with_views or described["final_accuracy"])["mean"])
+
+
+def what_to_try(runs: Sequence[Run]) -> str:
+    """What is left to try with networks that fall short on the test images, a run each: by their training images."""
+    told: dict[str, list[str]] = {}
+    for run in runs:
+        right = float(run.history["train_accuracy"].iloc[-1])
+        advice = LITTLE_LEFT if right >= NEARLY_ALL else MUCH_LEFT
+        images = f"training images{', as they are augmented' if run.config.augment else ''}"
+        told.setdefault(f"of the {images}: {advice}", []).append(f"{LABELS[run.config.model]} has {right:.1%}")
+    return " ".join(f"{listed(who)} right {advice}." for advice, who in told.items())
 
 
 def compare_with_batch_norm(
