@@ -31,7 +31,7 @@ SGD: dict[str, Any] = MUON | {  # as in arXiv 2404.00498, but without its look-a
 # The fields of the recipe by what they are in it, in the order in which they take the place of the write-up's.
 WRITE_UP = "the write-up's recipe"
 INGREDIENTS: dict[str, tuple[str, ...]] = {
-    "SGD with Nesterov momentum, one cycle": ("optimizer", "schedule", "nesterov", "lr", "batch_size"),
+    "Nesterov SGD under one cycle": ("optimizer", "schedule", "nesterov", "lr", "batch_size"),
     "weight decay on weights": ("weight_decay", "decay_biases"),
     "alternating flips": ("alternate_flips",),
     "label smoothing": ("label_smoothing",),

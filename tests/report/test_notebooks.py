@@ -54,6 +54,14 @@ def test_cells_define_no_functions(path):
         assert not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda)), ast.unparse(node)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_sentence_is_whole_without_the_text_of_its_links_to_figures(path):
+    """The report puts "Table 3" in the text's place, so that such a link stands in brackets."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"(?<!\()(?<!\), )\[[^]]+\]\(#(?:fig|table)-", cell.source), cell.source
+
+
 def test_no_two_cells_say_the_same_in_code():
     """Statements as they read, with other words in them: what is said twice belongs into the library."""
     said = defaultdict(list)
