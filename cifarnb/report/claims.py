@@ -47,7 +47,7 @@ ELSEWHERE = {  # what is published of networks of about that size
     "resnet6": "92.9% (as many multiply-adds, 200 epochs)",
     "resnet9": "92.6% (ResNet-20, 200 epochs); 93.1–93.3% with mixup",
     "vgg_a_bn": "92.8% (200 epochs)",
-    "fast_cnn": "94.0% with test-time augmentation (8 epochs, 0.29·10¹⁵ operations)",
+    "fast_cnn": "94.0% with test-time augmentation (8 epochs)",
 }
 
 # K. Jordan's airbench94_muon, the mean of 200 runs on one A100 that has 312·10¹² operations a second in bfloat16.

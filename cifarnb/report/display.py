@@ -95,9 +95,10 @@ def weights_file(run: Run) -> str:
     return f"{run.name}/weights.safetensors"
 
 
-def show_weights(run: Run) -> None:
-    """Display where the weights are; the report makes of it a link to its own copy."""
-    display(Markdown(f"Weights after the last epoch: `{weights_file(run)}`"))
+def show_weights(*runs: Run) -> None:
+    """Display where the weights are, if there are runs; the report makes of each a link to its own copy."""
+    if runs:
+        display(Markdown(f"Weights after the last epoch: {', '.join(f'`{weights_file(run)}`' for run in runs)}"))
 
 
 def show_result(runs: Sequence[Run]) -> None:

@@ -89,9 +89,11 @@ def test_a_table_comes_as_html_markdown_and_text_with_numbers_on_the_right(shown
 
 
 def test_weights_are_named_by_run(shown, make_run):
-    run = make_run()
-    display.show_weights(run)
-    assert f"`{run.name}/weights.safetensors`" in shown[0][0].data
+    runs = [make_run(), make_run("resnet6")]
+    display.show_weights(*runs)
+    display.show_weights()
+    ((told, _),) = shown
+    assert told.data.endswith(": " + ", ".join(f"`{run.name}/weights.safetensors`" for run in runs))
 
 
 def test_result_and_curves_of_a_network(shown, make_run):
