@@ -204,11 +204,11 @@ def well(networks: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def _cost(operations: float | None, seconds: float, share: float | None) -> dict[str, str]:
     """Of a run's training: its operations in units of 10¹⁵, its time, and its share of the device's peak."""
     if operations is None:
-        return dict.fromkeys(["10¹⁵ operations", "training, s", "of the peak"], "–")
+        return dict.fromkeys(["10¹⁵ operations", "training, s", "of peak"], "–")
     return {
         "10¹⁵ operations": f"{operations / 1e15:.2g}" if operations > 1e11 else "<0.0001",
         "training, s": f"{seconds:,.3g}" if seconds < 100 else f"{seconds:,.0f}",
-        "of the peak": "–" if share is None else f"{share:.0%}",
+        "of peak": "–" if share is None else f"{share:.0%}",
     }
 
 

@@ -214,7 +214,7 @@ def test_the_tables_show_both_accuracies_and_what_was_tried(well):
     six = table.loc["ResNet, 6 blocks"]
     assert (six["last epoch"], six["augmented tests"]) == ("80.00 ± 0.00%", "85.00 ± 0.00%")
     published = table.loc["Fast CNN, published"]
-    assert published[["augmented tests", "training, s", "of the peak"]].tolist() == ["94.01%", "2.59", "36%"]
+    assert published[["augmented tests", "training, s", "of peak"]].tolist() == ["94.01%", "2.59", "36%"]
     rungs = well[1]["ladder"]["rungs"]
     assert tables.ladder(rungs)["gain, points"].tolist()[::2] == ["–", "–"]
     assert tables.ladder(rungs)["gain, points"][1].startswith("+11.00 (−1.71 to +23.71)")
