@@ -12,6 +12,7 @@ from cifarnb import insight
 from cifarnb.config import Config
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_parameters, list_layers
 from cifarnb.report.claims import PUBLISHED, REPORTED
+from cifarnb.report.recipes import WRITE_UP
 from cifarnb.report.significance import accuracy, counted, listed, mean_and_interval, points, signed, spread
 from cifarnb.runs import Run
 
@@ -215,26 +216,33 @@ def _cost(operations: float | None, seconds: float, share: float | None) -> dict
 def ladder(rungs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """What closes the gap: of every rung of ``describe.describe_well`` the accuracy, and what it gains, in points."""
     rows = [
-        {
-            "recipe": rung["name"] if not number else f"+ {rung['name']}",
-            "test accuracy": accuracy(rung["final_accuracy"]),
-            "gain, points": "–" if rung["gain"] is None else points(rung["gain"], rung["gain_ci95"]),
-        }
-        for number, rung in enumerate(rungs)
+        (_rung(rung["name"]), accuracy(rung["final_accuracy"]), _gain(rung["gain"], rung["gain_ci95"]))
+        for rung in rungs
     ]
     return pd.DataFrame(rows, columns=["recipe", "test accuracy", "gain, points"])
 
 
 def tried(network: Mapping[str, Any]) -> pd.DataFrame:
     """What ``describe.describe_well`` has of a network on images held out, each beside what it is set against."""
-    kinds = {"ladder": "one ingredient more", "left_out": "left out", "variants": "with it, another value"}
+    told = {"ladder": "{}", "left_out": "{}, left out", "variants": "cutout, {}"}
     rows = [
-        (what, rung["name"], accuracy(rung["validation_accuracy"]), "–" if rung["held_out_gain"] is None else
-         points(rung["held_out_gain"], rung["held_out_gain_ci95"]))
-        for kind, what in kinds.items()
+        (
+            _rung(told[kind].format(rung["name"])),
+            accuracy(rung["validation_accuracy"]),
+            _gain(rung["held_out_gain"], rung["held_out_gain_ci95"]),
+        )
+        for kind in told
         for rung in network[kind]["rungs"]
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["what", "recipe", "on images held out", "difference, points"])
+    ]
+    return pd.DataFrame(rows, columns=["recipe", "on images held out", "difference, points"])
+
+
+def _rung(name: str) -> str:
+    return name if name == WRITE_UP else f"+ {name}"
+
+
+def _gain(gain: float | None, interval: Sequence[float]) -> str:
+    return "–" if gain is None else points(gain, interval)
 
 
 def changes(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

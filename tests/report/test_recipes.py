@@ -221,7 +221,13 @@ def test_the_tables_show_both_accuracies_and_what_was_tried(well):
     tried = tables.tried(well[1])
     shown = ["50.00 ± 0.00%", "40.00 ± 0.00%", "70.00 ± 0.00%", "60.00%", "80.00%"]
     assert tried["on images held out"].tolist() == shown
-    assert tried["what"].tolist() == [*["one ingredient more"] * 3, "left out", "with it, another value"]
+    assert tried["recipe"].tolist() == [
+        recipes.WRITE_UP,
+        "+ weight decay on weights",
+        "+ alternating flips",
+        "+ cutout, left out",
+        "+ cutout, learning rate 1",
+    ]
     assert tried["difference, points"][3].startswith("−10.00 (")
     assert tried["difference, points"][4].startswith("+20.00 (")
 
