@@ -354,7 +354,7 @@ def peak(run: Run, *, measure: bool = False) -> float | None:
     ``measure`` takes it, where this is such a processor, and it is kept beside the run's records.
     """
     device, precision = run.provenance["device_name"], run.provenance["precision"]
-    found = re.fullmatch(r"(.*) \((\d+) threads\)", device)
+    found = re.fullmatch(r"(.*) \((\d+) threads?\)", device)
     if not found:
         return next((peak for name, peak in PEAKS.items() if name in device and precision == "bfloat16"), None)
     name, threads = found[1], int(found[2])

@@ -93,6 +93,11 @@ class Run:
         return self.path.name
 
     @property
+    def device(self) -> str:
+        """The name of the device that it was trained on; of a CPU with its number of threads."""
+        return str(self.provenance.get("device_name")).replace("(1 threads)", "(1 thread)")  # so older records have it
+
+    @property
     def final_accuracy(self) -> float:
         """Test accuracy (0 to 1) after the last epoch."""
         return float(self.history["test_accuracy"].iloc[-1])

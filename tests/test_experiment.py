@@ -344,7 +344,9 @@ def test_the_peak_of_a_processor_is_measured_on_such_a_one_and_kept(make_run, mo
     assert experiment.peak(run) == pytest.approx(0.2e12)  # kept beside the run
     for name in ("A CPU (of a kind) (4 threads)", "an old CPU (1 threads)"):  # more threads than here, another CPU
         assert experiment.peak(made(name), measure=True) is None
-    assert (len(measured), torch.get_num_threads()) == (1, threads)
+    assert experiment.peak(made("another CPU (1 thread)"), measure=True) == pytest.approx(0.2e12)
+    assert measured[1:] == [("cpu", "bfloat16", 1)]
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(

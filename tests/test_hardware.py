@@ -87,10 +87,12 @@ def test_autocast_computes_products_in_the_precision_and_keeps_the_weights(preci
     assert layer(torch.ones(2, 4)).dtype == torch.float32
 
 
-def test_the_name_of_the_processor_stands_with_its_threads():
+@pytest.mark.parametrize(("count", "told"), [(1, "(1 thread)"), (2, "(2 threads)")])
+def test_the_name_of_the_processor_stands_with_its_threads(count, told):
     hardware.synchronize(CPU)  # nothing to wait for
-    name = hardware.device_name(CPU)
-    assert name.endswith(f" ({torch.get_num_threads()} threads)")
+    with hardware.on_threads(count):
+        name = hardware.device_name(CPU)
+    assert name.endswith(f" {told}")
     assert not name.startswith(" ")
 
 

@@ -155,6 +155,12 @@ def test_the_numbers_of_a_run(tmp_path):
     assert save(tmp_path / "d", losses=np.array([1.0, np.nan])).diverged
 
 
+@pytest.mark.parametrize("name", ["a CPU (1 thread)", "a CPU (1 threads)"])
+def test_one_thread_is_one_thread_in_older_records_as_well(tmp_path, name):
+    assert save(tmp_path / "r", provenance={"device_name": name}).device == "a CPU (1 thread)"
+    assert save(tmp_path / "s", provenance={"device_name": "a CPU (11 threads)"}).device == "a CPU (11 threads)"
+
+
 def test_the_selected_epoch_is_the_best_on_the_images_held_out(tmp_path):
     history = save(tmp_path / "r").history.assign(validation_accuracy=[0.1, 0.2, 0.3])
     run = save(tmp_path / "other", history=history)

@@ -20,6 +20,7 @@ from cifarnb.report.display import weights_file
 from cifarnb.report.page import Section, render
 from cifarnb.report.pdf import PrintError, print_page
 from cifarnb.report.plan import announcement, plan
+from cifarnb.report.significance import counted
 from cifarnb.report.summary import summarize
 from cifarnb.runs import Run, RunError, atomic_write, locked, project_root, write_tensors
 
@@ -82,7 +83,7 @@ def build_report(
             say(lost)
             return False
         origin = describe_origin()  # of what now begins, whatever is committed meanwhile
-        say(f"{profile}: {len(wanted)} sections on {dataset.source}")
+        say(f"{profile}: {counted(len(wanted), 'section')} on {dataset.source}")
         if train and (announced := announcement(plan(profile, dataset, overrides, wanted), jobs)):
             say(announced)
         runs_dir = overrides.get("runs_dir", "runs")
@@ -279,9 +280,9 @@ def _gather_weights(runs: Sequence[Run], summary: dict[str, Any], out: Path, sta
             renamed |= placing.keep_weights(name, out)
         rows.append(
             f"- `{Path(name).name}`: {LABELS[run.config.model]}, {count:,} parameters in "
-            f"{'float16' if half else 'float32'}, after the last of {len(run.history)} epochs; test accuracy "
-            f"{run.final_accuracy:.2%}. Run `{run.name}`: {experiment.describe(run.config)}; trained on "
-            f"{run.provenance['device_name']} in {run.provenance['precision']}, commit {front.commit(run.provenance)}."
+            f"{'float16' if half else 'float32'}, after the last of {counted(len(run.history), 'epoch')}; "
+            f"test accuracy {run.final_accuracy:.2%}. Run `{run.name}`: {experiment.describe(run.config)}; trained on "
+            f"{run.device} in {run.provenance['precision']}, commit {front.commit(run.provenance)}."
         )
     if rows:
         with atomic_write(stage / "weights" / "README.md") as part:

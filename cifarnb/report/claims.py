@@ -15,6 +15,7 @@ from cifarnb.report.findings import (
     is_very_fast,
     reaches,
 )
+from cifarnb.report.significance import counted
 
 # Section 1's numbers, by network: test accuracy (0 to 1), epochs, lr, optimizer, schedule, seconds per epoch.
 # The write-up has no number for section 2.
@@ -222,7 +223,7 @@ def judge(
                 if found.interval is None:
                     verdict = TOO_SHORT
                 elif found.steps < claim.least_steps:
-                    verdict, here = TOO_SHORT, f"{here}; after {found.steps:,} steps"
+                    verdict, here = TOO_SHORT, f"{here}; after {counted(int(found.steps), 'step')}"
                     test = _too_few(claim.least_steps)
         judged.append(
             {

@@ -302,7 +302,7 @@ def _origin_facts(run: Run) -> dict[str, str]:
     return {
         **{f"version of {name}": str(version) for name, version in made.get("versions", {}).items()},
         "precision": str(made.get("precision")),
-        "device": str(made.get("device_name")),
+        "device": run.device,
         "commit": front.commit({"git_commit": None, "git_dirty": None} | made).replace("`", ""),
         "fingerprint of the data": f"{str(fingerprint)[:16]}…" if fingerprint else "unknown",
     }

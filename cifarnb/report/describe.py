@@ -60,7 +60,7 @@ def describe_network(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "steps": lambda run: len(run.losses),
         "train_images": lambda run: run.provenance["train_images"],
         "test_images": lambda run: run.provenance["test_images"],
-        "devices": lambda _: sorted({run.provenance["device_name"] for run in runs}),
+        "devices": lambda _: sorted({run.device for run in runs}),
         "precision": lambda run: run.provenance["precision"],
         "run": lambda run: run.name,
     }

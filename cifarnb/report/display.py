@@ -16,7 +16,7 @@ from tabulate import tabulate
 from cifarnb.models import LABELS, label
 from cifarnb.report import figures, tables
 from cifarnb.report.claims import REPORTED
-from cifarnb.report.significance import accuracy, mean_and_interval, nats
+from cifarnb.report.significance import accuracy, counted, mean_and_interval, nats
 from cifarnb.report.style import styled
 from cifarnb.runs import Run
 
@@ -125,7 +125,7 @@ def show_curves(runs: Sequence[Run]) -> None:
     show_figure(
         figures.loss_curves(runs),
         f"loss-{model}",
-        f"{LABELS[model]}: loss per epoch over {len(history)} epochs; {tables.seeds(runs)}.",
+        f"{LABELS[model]}: loss per epoch over {counted(len(history), 'epoch')}; {tables.seeds(runs)}.",
         f"Training loss falls from {nats(history.train_loss.iloc[0])} to {nats(history.train_loss.iloc[-1])}; "
         f"test loss ends at {nats(history.test_loss.iloc[-1])}.",
     )

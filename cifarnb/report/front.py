@@ -136,7 +136,7 @@ def provenance(summary: Mapping[str, Any], runs: Sequence[Run]) -> str:
     for run in runs:
         made = run.provenance
         rows.append(
-            f"| `{run.name}` | {run.config.seed} | {run.config.lr:g} | {len(run.history)} | {made['device_name']} "
+            f"| `{run.name}` | {run.config.seed} | {run.config.lr:g} | {len(run.history)} | {run.device} "
             f"| {made['precision']} | {commit(made)} | {made['finished'][:16].replace('T', ' ')} "
             f"| {made['wall_seconds']:,.0f} s |"
         )
@@ -147,7 +147,7 @@ def _differences(runs: Sequence[Run]) -> str:
     """In what the runs were made differently, and how many in which way; nothing if in nothing."""
     facts = {
         "precision": [run.provenance["precision"] for run in runs],
-        "device": [run.provenance["device_name"] for run in runs],
+        "device": [run.device for run in runs],
         "the copy of the data": [f"`{run.provenance.get('data', {}).get('fingerprint', '?')[:16]}…`" for run in runs],
     }
     counted = {name: Counter(values) for name, values in facts.items()}

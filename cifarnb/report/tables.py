@@ -70,7 +70,7 @@ def config_and_result(runs: Sequence[Run]) -> pd.DataFrame:
         ("training images", None, f"{run.provenance['train_images']:,}"),
         ("test images", None, f"{run.provenance['test_images']:,}"),
         ("seeds", None, _seeds(runs)),
-        ("device", None, f"{listed(r.provenance['device_name'] for r in runs)}, {run.provenance['precision']}"),
+        ("device", None, f"{listed(r.device for r in runs)}, {run.provenance['precision']}"),
         ("seconds per epoch", seconds and f"about {seconds:g}", f"{mean_seconds:.3g}"),
         ("**test accuracy, last epoch**", percent(reported.get("accuracy")), f"**{accuracy(final)}**"),
         ("test accuracy, best epoch", _best(reported), f"{accuracy(best)} (epoch {best_epochs})"),

@@ -210,6 +210,14 @@ def test_every_section_of_the_smoke_report_is_executed_to_its_end(smoke):
             assert not [o for o in cell.get("outputs", []) if o.output_type == "error"]
 
 
+def test_one_of_something_is_told_in_the_singular(smoke):
+    things = "epoch|seed|step|thread|image|run|point|section|network|walk|change"
+    for file in (smoke / "report.md", smoke / "weights" / "README.md"):
+        told = file.read_text(encoding="utf-8")
+        assert not re.findall(rf".*(?<![\d.,/–−-])\b1 (?:{things})s\b.*", told), file
+        assert re.search(rf"\b1 (?:{things})\b", told), file
+
+
 def test_a_second_execution_prints_the_same(smoke):
     command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider", str(smoke / "notebooks")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=smoke, check=False)
