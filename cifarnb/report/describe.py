@@ -13,13 +13,13 @@ from cifarnb.report import recipes
 from cifarnb.report.changes import Found, beats_guessing
 from cifarnb.report.claims import AIMS, REPORTED
 from cifarnb.report.findings import final_interval
-from cifarnb.report.significance import listed, mean_and_interval, paired_difference, ratio_interval
+from cifarnb.report.significance import mean_and_interval, paired_difference, ratio_interval
 from cifarnb.report.walks import medians_over_steps, swings_over_steps
 from cifarnb.runs import Run, group
 
 NEARLY_ALL = 0.95  # of the training images: whoever has so many right has little left to learn from them
-LITTLE_LEFT = "more steps have little left to teach there, and stronger regularisation or augmentation is what to try"
-MUCH_LEFT = "a longer schedule, or a higher learning rate, is what to try"
+LITTLE_LEFT = "More steps have little left to teach there; stronger regularisation or augmentation is what to try"
+MUCH_LEFT = "A longer schedule, or a higher learning rate, is what to try"
 WINDOW = 50  # steps, over which the loss fluctuates
 
 
@@ -224,13 +224,13 @@ def short_of_aim(described: Mapping[str, Any]) -> float:
 
 def what_to_try(runs: Sequence[Run]) -> str:
     """What is left to try with networks that fall short on the test images, a run each: by their training images."""
-    told: dict[str, list[str]] = {}
+    told: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         right = float(run.history["train_accuracy"].iloc[-1])
         advice = LITTLE_LEFT if right >= NEARLY_ALL else MUCH_LEFT
         images = f"training images{', as they are augmented' if run.config.augment else ''}"
-        told.setdefault(f"of the {images}: {advice}", []).append(f"{LABELS[run.config.model]} has {right:.1%}")
-    return " ".join(f"{listed(who)} right {advice}." for advice, who in told.items())
+        told.setdefault((images, advice), []).append(f"{LABELS[run.config.model]} {right:.1%}")
+    return " ".join(f"Right of the {images}: {'; '.join(who)}. {advice}." for (images, advice), who in told.items())
 
 
 def compare_with_batch_norm(

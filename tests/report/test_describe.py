@@ -210,10 +210,10 @@ def test_what_is_missing_is_told_by_the_training_images(make_run):
     assert told(0.9029, 0.99) == "The network reaches the write-up's number, or more."
     assert told(0.9, 0.99).endswith("is 0.29 points short of the write-up's number, which is within noise.")
     fitted = told(0.89, 0.9942)
-    assert "1.29 points short of the write-up's number. ResNet, 9 blocks has 99.4% right of the training im" in fitted
+    assert "1.29 points short of the write-up's number. Right of the training images: ResNet, 9 blocks 99.4%." in fitted
     assert "regularisation" in fitted
-    assert "has 93.0% right of the training images: a longer schedule" in told(0.89, 0.93)
-    assert "has 93.0% right of the training images, as they are augmented: a longer" in told(0.89, 0.93, augment=True)
+    assert "Right of the training images: ResNet, 9 blocks 93.0%. A longer schedule" in told(0.89, 0.93)
+    assert "of the training images, as they are augmented: ResNet, 9 blocks 93.0%. A" in told(0.89, 0.93, augment=True)
 
 
 def test_what_to_try_is_told_of_those_together_that_need_the_same(make_run):
@@ -221,9 +221,9 @@ def test_what_to_try_is_told_of_those_together_that_need_the_same(make_run):
     runs = [make_run(name, accuracies=[0.5]) for name in rights]
     runs = [dataclasses.replace(r, history=r.history.assign(train_accuracy=rights[r.config.model])) for r in runs]
     assert what_to_try(runs) == (
-        "ResNet, 6 blocks has 96.0% and VGG-A has 97.0% right of the training images: more steps have little left to "
-        "teach there, and stronger regularisation or augmentation is what to try. Simple CNN has 80.0% right of the "
-        "training images: a longer schedule, or a higher learning rate, is what to try."
+        "Right of the training images: ResNet, 6 blocks 96.0%; VGG-A 97.0%. More steps have little left to teach "
+        "there; stronger regularisation or augmentation is what to try. Right of the training images: Simple CNN "
+        "80.0%. A longer schedule, or a higher learning rate, is what to try."
     )
 
 
