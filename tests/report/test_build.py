@@ -319,16 +319,22 @@ def test_other_data_finds_no_run_and_leaves_the_report_as_it_is(remake, there, t
     assert tree(there) == before
 
 
-@pytest.mark.parametrize("what", ["a folder of somebody", "the sources"])
-def test_a_folder_that_is_no_place_for_a_report_is_refused_before_anything_is_touched(remake, tmp_path, smoke, what):
-    out = runs.project_root() if what == "the sources" else tmp_path / "theirs"
-    if what != "the sources":
-        (out / "runs").mkdir(parents=True)
-        (out / "runs" / "events.tfevents").write_bytes(b"weeks")
-    before = sorted(path.name for path in out.iterdir())
-    with pytest.raises(ConfigError, match=r"holds the sources|neither new, nor empty, nor a report"):
+@pytest.mark.parametrize(
+    ("holds", "refusal"), [("runs", "neither new, nor empty, nor a report"), ("notebooks params", "holds the sources")]
+)
+def test_a_folder_that_is_no_place_for_a_report_is_refused_before_anything_is_touched(
+    remake, tmp_path, smoke, monkeypatch, holds, refusal
+):
+    """With ``notebooks`` and ``params`` it is a project of its own, since tools and tests write in this one meanwhile."""
+    out = tmp_path / "theirs"
+    for name in holds.split():
+        (out / name).mkdir(parents=True)
+        (out / name / "events.tfevents").write_bytes(b"weeks")
+    monkeypatch.chdir(out)
+    before = tree(out)
+    with pytest.raises(ConfigError, match=refusal):
         remake(out, smoke.parent / "runs")
-    assert sorted(path.name for path in out.iterdir()) == before
+    assert tree(out) == before
 
 
 def test_on_a_machine_without_bfloat16_the_runs_are_found(remake, there, monkeypatch):
