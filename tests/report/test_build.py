@@ -325,7 +325,7 @@ def test_other_data_finds_no_run_and_leaves_the_report_as_it_is(remake, there, t
 def test_a_folder_that_is_no_place_for_a_report_is_refused_before_anything_is_touched(
     remake, tmp_path, smoke, monkeypatch, holds, refusal
 ):
-    """With ``notebooks`` and ``params`` it is a project of its own, since tools and tests write in this one meanwhile."""
+    """With ``notebooks`` and ``params`` it is a project of its own: others write in this one meanwhile."""
     out = tmp_path / "theirs"
     for name in holds.split():
         (out / name).mkdir(parents=True)
