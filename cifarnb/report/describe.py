@@ -11,9 +11,9 @@ from cifarnb.landscape import envelope, smooth, widths
 from cifarnb.models import LABELS, build_model, count_multiply_adds, count_operations, count_parameters, label
 from cifarnb.report import recipes
 from cifarnb.report.changes import Found, beats_guessing
-from cifarnb.report.claims import AIMS, REPORTED
+from cifarnb.report.claims import AIMS, ELSEWHERE, REPORTED
 from cifarnb.report.findings import final_interval
-from cifarnb.report.significance import mean_and_interval, paired_difference, ratio_interval
+from cifarnb.report.significance import accuracy, counted, mean_and_interval, paired_difference, ratio_interval, signed
 from cifarnb.report.walks import medians_over_steps, swings_over_steps
 from cifarnb.runs import Run, group
 
@@ -220,6 +220,24 @@ def short_of_aim(described: Mapping[str, Any]) -> float:
     """By how much a network trained well misses its aim (0 to 1); the aim of the fast one is with augmented tests."""
     with_views = described["tta_accuracy"] if described["name"] == recipes.FAST else None
     return float(AIMS[described["name"]] - (with_views or described["final_accuracy"])["mean"])
+
+
+def what_is_reached(described: Mapping[str, Any], *, comparable: bool) -> str:
+    """A network trained well, of ``describe_well``, beside the write-up's number and, where comparable, its aim.
+
+    ``comparable`` says that it was trained on all of CIFAR-10's training images and tested on all of its test images.
+    """
+    name, final, with_views = described["name"], described["final_accuracy"], described["tta_accuracy"]
+    line = f"**{described['label']}:** {accuracy(final)} after {counted(described['epochs'], 'epoch')}"
+    line += f", {accuracy(with_views)} with augmented tests" if with_views else ""
+    if reported := described["reported_accuracy"]:
+        line += f"; {signed(100 * (final['mean'] - reported), '.1f')} points from the write-up's {reported:.2%}"
+    if comparable:
+        missing, aim = short_of_aim(described), f"the aim of {AIMS[name]:.1%}"
+        aim += " with augmented tests" if name == recipes.FAST else ""
+        line += f"; {100 * missing:.2f} points short of {aim}" if missing > 0 else f"; it reaches {aim}"
+        line += f"; published elsewhere: {ELSEWHERE[name]}"
+    return f"{line}."
 
 
 def what_to_try(runs: Sequence[Run]) -> str:

@@ -22,6 +22,7 @@ from cifarnb.report.describe import (
     settled_epoch,
     short_of_aim,
     what_is_missing,
+    what_is_reached,
     what_to_try,
 )
 from cifarnb.report.significance import mean_and_interval
@@ -235,6 +236,26 @@ def test_the_aim_of_the_network_made_for_speed_is_with_augmented_tests():
     assert short("fast_cnn", 0.93, 0.941) == pytest.approx(-0.001)
     assert short("fast_cnn", 0.93, None) == pytest.approx(0.01)
     assert short("simple_cnn", 0.75, 0.76) == pytest.approx(0.005)
+
+
+def test_what_is_reached_stands_beside_the_aim_where_all_images_were_used():
+    def told(name, final, views, comparable=True):
+        described = describe_network(name, []) | {"epochs": 60, "final_accuracy": mean_and_interval(final)}
+        with_views = mean_and_interval(views) if views else None
+        return what_is_reached(described | {"tta_accuracy": with_views}, comparable=comparable)
+
+    reached = "**ResNet, 9 blocks:** 91.76% after 60 epochs; +1.5 points from the write-up's 90.29%"
+    assert told("resnet9", [0.9176], None, comparable=False) == f"{reached}."
+    assert told("resnet9", [0.9176], None) == (
+        f"{reached}; 1.24 points short of the aim of 93.0%; published elsewhere: 92.6% (ResNet-20, 200 epochs); "
+        "93.1–93.3% with mixup."
+    )
+    assert told("vgg_a_bn", [0.92], [0.925]) == (
+        "**VGG-A + BN:** 92.00% after 60 epochs, 92.50% with augmented tests; it reaches the aim of 92.0%; published "
+        "elsewhere: 92.8% (200 epochs)."
+    )
+    assert "; it reaches the aim of 94.0% with augmented tests; pub" in told("fast_cnn", [0.934, 0.935], [0.942, 0.943])
+    assert "; 0.10 points short of the aim of 94.0% with augmented tests; p" in told("fast_cnn", [0.95], [0.939])
 
 
 def test_what_is_better_than_guessing_is_told_by_the_test_images(make_run):
