@@ -331,10 +331,10 @@ def test_a_folder_that_is_no_place_for_a_report_is_refused_before_anything_is_to
         (out / name).mkdir(parents=True)
         (out / name / "events.tfevents").write_bytes(b"weeks")
     monkeypatch.chdir(out)
-    before = tree(out)
+    before = tree(tmp_path)
     with pytest.raises(ConfigError, match=refusal):
         remake(out, smoke.parent / "runs")
-    assert tree(out) == before
+    assert tree(tmp_path) == before
 
 
 def test_on_a_machine_without_bfloat16_the_runs_are_found(remake, there, monkeypatch):
